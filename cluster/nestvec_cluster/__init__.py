@@ -1,0 +1,1 @@
+"""Puts the applications of nestvec together: one process, or many."""

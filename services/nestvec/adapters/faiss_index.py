@@ -1,0 +1,206 @@
+"""The coarse scan by FAISS: one factory for CPU and GPU, chosen by size and hardware.
+
+What was measured (field.md's figures are re-measured in benchmarks/RESULTS.md): on hard real text a
+flat 4-bit fast-scan beats graphs and lists in recall, build time, memory and deletes up to about a
+million documents; kept as one inverted list it takes an IDSelector, so deletes and filters are
+free. Below ten thousand documents an exact scan costs less than the training would.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from typing import Any, Protocol
+
+import numpy as np
+
+from nestvec.core.arrays import Bools, Floats, Ids
+from nestvec.core.errors import ConfigError
+from nestvec.core.ports import CoarseIndex
+
+# k-means for 16 centroids a sub-quantiser needs few points; more only cost time.
+_TRAINING_ROWS = 50_000
+_EXACT_ROWS = 10_000
+# FAISS on a GPU selects at most this many neighbours (faiss/gpu/utils/Limits).
+_GPU_LARGEST_COUNT = 2048
+# From this many queries on, a call uses more than one thread: a single scan cannot.
+_QUERIES_PER_THREAD = 8
+
+_CPU_WHEEL = "faiss-cpu"
+_GPU_WHEELS = ("faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cuvs")
+
+
+def import_faiss() -> Any:
+    """The faiss module. Raises ConfigError unless exactly one wheel provides it.
+
+    Two wheels overwrite each other's files in one folder: what is imported then is a mixture.
+    """
+    installed = [name for name in (_CPU_WHEEL, *_GPU_WHEELS) if _is_installed(name)]
+    if len(installed) > 1:
+        raise ConfigError(
+            f"{' and '.join(installed)} are both installed and overwrite each other; remove one: "
+            f"pip uninstall {' '.join(installed)}, then pip install 'nestvec[cpu]' or "
+            f"'nestvec[gpu]'"
+        )
+    try:
+        import faiss
+    except ImportError as error:
+        raise ConfigError(
+            f"FAISS cannot be imported ({error}); add one wheel: pip install 'nestvec[cpu]', or "
+            f"'nestvec[gpu]' on a machine with an NVIDIA GPU"
+        ) from None
+    return faiss
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+class FaissFactory:
+    """Builds the index of a segment. Fills ports.CoarseIndexFactory."""
+
+    def __init__(self, threads: int = 1, exact_rows: int = _EXACT_ROWS, use_gpu: bool = True):
+        """threads: for builds and for batches of queries. exact_rows: smaller segments are
+        scanned exactly. use_gpu: where FAISS sees one.
+        """
+        self._faiss = import_faiss()
+        self._threads = threads
+        self._exact_rows = exact_rows
+        gpus = self._faiss.get_num_gpus() if use_gpu else 0
+        self._gpu = GpuResources(self._faiss) if gpus > 0 else None
+
+    @property
+    def device(self) -> str:
+        """ "gpu" or "cpu"."""
+        return "gpu" if self._gpu else "cpu"
+
+    def build(self, prefixes: Floats) -> CoarseIndex:
+        """prefixes: (rows, dim) float32, unit."""
+        rows, dim = prefixes.shape
+        # The setting is per calling thread (OpenMP), so each build and search makes its own.
+        self._faiss.omp_set_num_threads(self._threads)
+        if rows < self._exact_rows:
+            return CpuIndex(self._faiss, self._filled("Flat", prefixes), "flat", self._threads)
+        if self._gpu is not None:
+            return GpuFlatIndex(self._faiss, self._gpu, prefixes)
+        if dim % 2:
+            # 4-bit sub-quantisers take two dimensions each.
+            return CpuIndex(self._faiss, self._filled("SQ8", prefixes), "sq8", self._threads)
+        code = f"PQ{dim // 2}x4fs"
+        index = self._filled(f"IVF1,{code}", prefixes)
+        return CpuIndex(self._faiss, index, code.lower(), self._threads)
+
+    def _filled(self, recipe: str, prefixes: Floats) -> Any:
+        index = self._faiss.index_factory(
+            prefixes.shape[1], recipe, self._faiss.METRIC_INNER_PRODUCT
+        )
+        index.train(_sample(prefixes))
+        index.add(prefixes)
+        return index
+
+
+class CpuIndex:
+    """A FAISS index on the CPU. Concurrent searches are safe; it is never changed."""
+
+    def __init__(self, faiss: Any, index: Any, kind: str, threads: int) -> None:
+        self._faiss = faiss
+        self._index = index
+        self._threads = threads
+        self._in_lists = isinstance(index, faiss.IndexIVF)
+        self.kind = kind
+        self.nbytes = _bytes_of(index, kind)
+
+    def search(
+        self, queries: Floats, count: int, allowed: Bools | None = None
+    ) -> tuple[Ids, Floats]:
+        """See ports.CoarseIndex."""
+        many = len(queries) >= _QUERIES_PER_THREAD
+        self._faiss.omp_set_num_threads(self._threads if many else 1)
+        params = None
+        if allowed is not None:
+            # FAISS keeps a pointer into the bitmap, not a copy: `bitmap` must outlive the call.
+            bitmap = np.packbits(allowed, bitorder="little")
+            selector = self._faiss.IDSelectorBitmap(bitmap)
+            params = (
+                self._faiss.SearchParametersIVF(sel=selector, nprobe=1)
+                if self._in_lists
+                else self._faiss.SearchParameters(sel=selector)
+            )
+        scores, rows = self._index.search(np.ascontiguousarray(queries), count, params=params)
+        return rows, scores
+
+
+class GpuResources:
+    """FAISS's GPU scratch memory. Not thread-safe (gh:facebookresearch/faiss#4525): one call at a
+    time holds the lock.
+    """
+
+    def __init__(self, faiss: Any) -> None:
+        self.lock = threading.Lock()
+        self.handle = faiss.StandardGpuResources()
+
+
+class GpuFlatIndex:
+    """An exact fp16 scan on the GPU. 8.6 million 256-d rows take about 1.5 ms at 3 TB/s."""
+
+    kind = "gpu-flat-fp16"
+
+    def __init__(self, faiss: Any, resources: GpuResources, prefixes: Floats) -> None:
+        config = faiss.GpuIndexFlatConfig()
+        config.useFloat16 = True
+        self._resources = resources
+        rows, dim = prefixes.shape
+        with resources.lock:
+            self._index = faiss.GpuIndexFlatIP(resources.handle, dim, config)
+            self._index.add(prefixes)
+        self.nbytes = rows * dim * 2
+
+    def search(
+        self, queries: Floats, count: int, allowed: Bools | None = None
+    ) -> tuple[Ids, Floats]:
+        """See ports.CoarseIndex. GPU indexes take no selector: the deleted are asked for as well
+        and dropped.
+        """
+        dead = 0 if allowed is None else int(len(allowed) - allowed.sum())
+        with self._resources.lock:
+            scores, rows = self._index.search(
+                np.ascontiguousarray(queries), min(count + dead, _GPU_LARGEST_COUNT)
+            )
+        return (rows, scores) if allowed is None else _only_allowed(rows, scores, allowed, count)
+
+
+class _Sized(Protocol):
+    ntotal: int
+    d: int
+
+
+def _only_allowed(rows: Ids, scores: Floats, allowed: Bools, count: int) -> tuple[Ids, Floats]:
+    kept_rows = np.full((len(rows), count), -1, np.int64)
+    kept_scores = np.full((len(rows), count), -np.inf, np.float32)
+    for number, (mine, my_scores) in enumerate(zip(rows, scores, strict=True)):
+        good = np.flatnonzero((mine >= 0) & allowed[np.maximum(mine, 0)])[:count]
+        kept_rows[number, : len(good)] = mine[good]
+        kept_scores[number, : len(good)] = my_scores[good]
+    return kept_rows, kept_scores
+
+
+def _sample(prefixes: Floats) -> Floats:
+    """Rows to train on: spread over the whole, the same for the same data."""
+    if len(prefixes) <= _TRAINING_ROWS:
+        return prefixes
+    rows = np.random.default_rng(0).choice(len(prefixes), _TRAINING_ROWS, replace=False)
+    sample: Floats = prefixes[np.sort(rows)]
+    return sample
+
+
+def _bytes_of(index: _Sized, kind: str) -> int:
+    """Bytes of codes: FAISS does not tell. One list keeps an int64 id a row as well."""
+    if kind == "flat":
+        return index.ntotal * index.d * 4
+    if kind == "sq8":
+        return index.ntotal * index.d
+    return index.ntotal * (index.d // 4 + 8)

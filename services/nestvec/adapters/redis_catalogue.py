@@ -1,0 +1,149 @@
+"""The catalogue on a Redis-protocol server: which collections there are, and their assets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+from nestvec.adapters.redis_client import Command, RedisClient
+from nestvec.adapters.redis_keys import FORMAT, Keyspace
+from nestvec.adapters.redis_scripts import CREATE, LEAVE
+from nestvec.core.collection import Collection
+from nestvec.core.errors import AlreadyExists, ConfigError, NotFound, StoreUnavailable
+
+# Keys a SCAN step looks at, and so about the most it returns: under a millisecond for the server.
+_SCAN_COUNT = 1000
+# How often a generation may turn out to be in use before something else must be wrong.
+_GENERATION_TRIES = 8
+
+
+class RedisCatalogue:
+    """Collections enter and leave here atomically, whatever becomes of their keys."""
+
+    def __init__(self, client: RedisClient, keys: Keyspace) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def check_format(self) -> None:
+        """Raise ConfigError when another version of nestvec wrote this namespace."""
+        found = await self._client.call(b"GET", self._keys.format)
+        if found is not None:
+            self._require_format(found)
+
+    async def collections(self) -> list[Collection]:
+        """All, by name. Raises ConfigError on a record that cannot be read."""
+        fields = await self._client.call(b"HGETALL", self._keys.collections)
+        names, records = fields[::2], fields[1::2]
+        return [
+            self._read(name, record) for name, record in sorted(zip(names, records, strict=True))
+        ]
+
+    async def create(self, collection: Collection, assets: Mapping[str, bytes]) -> Collection:
+        """Enter it under a generation that was never used. Raises AlreadyExists."""
+        if await self._client.call(b"HEXISTS", self._keys.collections, collection.name):
+            raise _taken(collection.name)
+        created = replace(collection, generation=await self._unused_generation(collection))
+        record = json.dumps(created.to_dict(), separators=(",", ":")).encode()
+        command: list[bytes | str | int] = [
+            3,
+            self._keys.format,
+            self._keys.collections,
+            self._keys.assets(created.name, created.generation),
+            FORMAT,
+            created.name,
+            record,
+        ]
+        for name, value in assets.items():
+            command += name, value
+        (answer,) = await self._client.run(CREATE, [tuple(command)], atomic=False)
+        if answer == 0:
+            raise _taken(collection.name)
+        if answer != 1:
+            self._require_format(answer)
+        return created
+
+    async def leave(self, collection: Collection) -> None:
+        """Take this generation out, and note that its keys are still to be deleted."""
+        name, generation = collection.name, collection.generation
+        call: Command = (
+            3,
+            self._keys.collections,
+            self._keys.dropping,
+            self._keys.assets(name, generation),
+            name,
+            generation,
+            f"{name}:{generation}",
+        )
+        await self._client.run(LEAVE, [call], atomic=False)
+
+    async def finish_drops(self) -> None:
+        """Delete the keys of every generation that has left. Safe to repeat and to share."""
+        for entry in await self._client.call(b"SMEMBERS", self._keys.dropping):
+            name, _, generation = entry.decode().rpartition(":")
+            await self._sweep(self._keys.pattern(name, int(generation)))
+            await self._client.call(b"SREM", self._keys.dropping, entry)
+
+    async def asset(self, collection: Collection, name: str) -> bytes:
+        """Raises NotFound when the generation has no such asset, or is gone."""
+        key = self._keys.assets(collection.name, collection.generation)
+        value: bytes | None = await self._client.call(b"HGET", key, name)
+        if value is None:
+            raise NotFound(
+                "asset",
+                f"{collection.name}/{collection.generation}/{name}",
+                "the collection was dropped, or its record is damaged",
+            )
+        return value
+
+    async def _unused_generation(self, collection: Collection) -> int:
+        """The next number. One with keys is passed over: a counter restored from a backup, or one
+        that lost its last second in a crash, may be behind what other nodes remember.
+        """
+        for _ in range(_GENERATION_TRIES):
+            generation = int(
+                await self._client.call(b"HINCRBY", self._keys.generations, collection.name, 1)
+            )
+            sequences = self._keys.of(replace(collection, generation=generation)).sequences
+            if not any(await self._client.batch([(b"EXISTS", key) for key in sequences])):
+                return generation
+        raise StoreUnavailable(
+            f"the store at {self._client.address} has keys of {_GENERATION_TRIES} generations of "
+            f"{collection.name!r} that it never listed; delete keys beginning with "
+            f"{self._keys.prefix}:{{{collection.name}: or take another name"
+        )
+
+    async def _sweep(self, pattern: bytes) -> None:
+        """UNLINK all that matches, a step at a time: the server answers others in between."""
+        cursor = b"0"
+        while True:
+            cursor, found = await self._client.call(
+                b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT
+            )
+            if found:
+                await self._client.batch([(b"UNLINK", key) for key in found])
+            if cursor == b"0":
+                return
+
+    def _require_format(self, found: bytes) -> None:
+        if found != FORMAT:
+            raise ConfigError(
+                f"the store at {self._client.address} holds format "
+                f"{found.decode(errors='replace')} under prefix {self._keys.prefix!r}, this "
+                f"version reads {FORMAT.decode()}; use the nestvec version that wrote it, or "
+                f"another store.prefix"
+            )
+
+    def _read(self, name: bytes, record: bytes) -> Collection:
+        try:
+            return Collection.from_dict(json.loads(record))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"the catalogue of the store at {self._client.address} has a damaged record of "
+                f"collection {name.decode(errors='replace')!r} ({error!r}); restore it from a "
+                f"backup, or delete that field of {self._keys.collections.decode()}"
+            ) from None
+
+
+def _taken(name: str) -> AlreadyExists:
+    return AlreadyExists("collection", name, "drop it first, or choose another name")

@@ -1,0 +1,126 @@
+"""The store's keys and the values that nestvec itself reads back: one place, one format version.
+
+    nestvec:{catalogue}:format                "1": the format of everything under this prefix
+    nestvec:{catalogue}:collections           hash: name -> Collection as JSON
+    nestvec:{catalogue}:generations           hash: name -> the last generation ever given out
+    nestvec:{catalogue}:dropping              set of "name:generation" whose keys are being deleted
+    nestvec:{catalogue}:assets:NAME:G         hash: asset name -> bytes
+    nestvec:{NAME:G:P}:sequence               the last sequence number given out; never goes back
+    nestvec:{NAME:G:P}:ids                    hash: external id -> where it lives (see `locate`)
+    nestvec:{NAME:G:P}v:SEQUENCE              one full vector, as core.codec encodes it
+    nestvec:{NAME:G:P}d:SEQUENCE              one payload, as core.document encodes it
+
+What stands in braces is the hash tag: all keys of one partition share a Redis Cluster slot, so one
+script may write them. Generations are never given out twice, so what a crash leaves of a dropped
+collection can never be read as part of a later one of the same name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from nestvec.core.arrays import Ids
+from nestvec.core.collection import Collection
+from nestvec.core.errors import ConfigError, InvalidRequest
+from nestvec.core.placement import split_id
+
+# Raise it when a key or value below changes its meaning; older versions then refuse the namespace.
+FORMAT = b"1"
+
+# Braces would move the hash tag; *, ?, [ and \ would mean something in a SCAN pattern.
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,32}")
+
+# An id map value says its own kind in its first byte. "s" + decimal sequence: live, no version.
+# Kinds to come (a version beside the sequence, a tombstone) take other letters and a new FORMAT.
+_LIVE = b"s"
+# 14 digits: far more than any partition will ever see, and sure to fit core.placement's 48 bits.
+_LONGEST = 15
+
+
+def locate(value: bytes) -> int | None:
+    """The sequence number in an id map value, or None when the value is damaged.
+
+    redis_scripts.PUT reads the same format, in Lua.
+    """
+    if value[:1] != _LIVE or len(value) > _LONGEST or not value[1:].isdigit():
+        return None
+    return int(value[1:])
+
+
+class PartitionKeys:
+    """Every key of one generation, prefixes built once: the read path appends a number."""
+
+    def __init__(self, prefix: str, name: str, generation: int, partitions: int) -> None:
+        tags = [f"{prefix}:{{{name}:{generation}:{p}}}".encode() for p in range(partitions)]
+        self.ids = [tag + b":ids" for tag in tags]
+        self.sequences = [tag + b":sequence" for tag in tags]
+        self.vector_prefixes = [tag + b"v:" for tag in tags]
+        self.payload_prefixes = [tag + b"d:" for tag in tags]
+
+    def vectors(self, ids: Ids) -> list[bytes]:
+        """One key an id. ids: (n,) int64. Raises InvalidRequest on one outside the partitions."""
+        return _value_keys(self.vector_prefixes, ids)
+
+    def payloads(self, ids: Ids) -> list[bytes]:
+        """One key an id. ids: (n,) int64. Raises InvalidRequest on one outside the partitions."""
+        return _value_keys(self.payload_prefixes, ids)
+
+
+def _value_keys(prefixes: list[bytes], ids: Ids) -> list[bytes]:
+    split = map(split_id, ids.tolist())
+    try:
+        return [prefixes[partition] + b"%d" % sequence for partition, sequence in split]
+    except IndexError:
+        raise InvalidRequest(
+            "ids",
+            f"an id names a partition beyond the collection's {len(prefixes)}; "
+            f"ids of another collection or generation cannot be read here",
+        ) from None
+
+
+class Keyspace:
+    """All keys under one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        if not _PREFIX.fullmatch(prefix):
+            raise ConfigError(
+                f"key prefix {prefix!r} cannot be used; expected 1 to 32 of A-Z, a-z, 0-9, "
+                f"'.', '_', '-'"
+            )
+        self.prefix = prefix
+        catalogue = f"{prefix}:{{catalogue}}:"
+        self.format = f"{catalogue}format".encode()
+        self.collections = f"{catalogue}collections".encode()
+        self.generations = f"{catalogue}generations".encode()
+        self.dropping = f"{catalogue}dropping".encode()
+        # Keys of 16,384 partitions are 4 MB: the cache is bounded by collections in use.
+        self._partitions: Callable[[str, int, int], PartitionKeys] = lru_cache(maxsize=64)(
+            lambda name, generation, count: PartitionKeys(prefix, name, generation, count)
+        )
+
+    def assets(self, name: str, generation: int) -> bytes:
+        """The hash that keeps a generation's assets, in the catalogue's slot."""
+        return f"{self.prefix}:{{catalogue}}:assets:{name}:{generation}".encode()
+
+    def of(self, collection: Collection) -> PartitionKeys:
+        """The keys of a collection's partitions."""
+        return self._partitions(collection.name, collection.generation, collection.partitions)
+
+    def pattern(self, name: str, generation: int) -> bytes:
+        """What SCAN matches to find every key of a generation's partitions, of any kind."""
+        return f"{self.prefix}:{{{name}:{generation}:*".encode()
+
+
+def tag_of(key: bytes) -> bytes:
+    """What decides the slot of one of our keys, and so with which others it may travel."""
+    return key[: key.index(b"}")]
+
+
+def by_partition(partitions: Sequence[int]) -> dict[int, list[int]]:
+    """Positions grouped by partition, in order. partitions: one a position."""
+    groups: dict[int, list[int]] = {}
+    for position, partition in enumerate(partitions):
+        groups.setdefault(partition, []).append(position)
+    return groups

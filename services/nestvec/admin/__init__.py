@@ -1,0 +1,1 @@
+"""The admin application: collections made, described and dropped."""

@@ -1,0 +1,125 @@
+"""AdminService over AdminApp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from nestvec.admin.app import AdminApp, CollectionWish
+from nestvec.core.space import Space
+from nestvec.rpc.server import Mounted
+from nestvec.rpc.wire import collection_to_wire, dtype_from_wire, space_to_wire, tier_to_wire
+from nestvec.telemetry.logs import logger
+from nestvec.v1 import admin_pb2, admin_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_log = logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a server says of itself. classes and limits: as the messages take them."""
+
+    version: str
+    space: Space
+    classes: tuple[Mapping[str, Any], ...]
+    limits: Mapping[str, int]
+
+
+class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
+    """Collections and the server itself."""
+
+    def __init__(self, app: AdminApp, facts: ServerFacts) -> None:
+        self._app = app
+        self._facts = facts
+
+    async def CreateCollection(
+        self,
+        request: admin_pb2.CreateCollectionRequest,
+        context: Context,  # noqa: ARG002
+    ) -> admin_pb2.CreateCollectionResponse:
+        """See admin.proto."""
+        wish = CollectionWish(
+            name=request.name,
+            tiers=tuple(request.tiers),
+            store_dim=request.store_dim,
+            store_dtype=dtype_from_wire(request.store_dtype),
+        )
+        collection, created = await self._app.create(wish, request.exist_ok)
+        if created:
+            _log.info(
+                "collection.created",
+                collection=collection.name,
+                space=collection.space.fingerprint,
+                tiers=list(collection.tiers),
+                store_dim=collection.store_dim,
+            )
+        return admin_pb2.CreateCollectionResponse(
+            collection=collection_to_wire(collection), created=created
+        )
+
+    async def ListCollections(
+        self,
+        request: admin_pb2.ListCollectionsRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> admin_pb2.ListCollectionsResponse:
+        """See admin.proto."""
+        collections = await self._app.collections()
+        return admin_pb2.ListCollectionsResponse(
+            collections=[collection_to_wire(collection) for collection in collections]
+        )
+
+    async def DescribeCollection(
+        self,
+        request: admin_pb2.DescribeCollectionRequest,
+        context: Context,  # noqa: ARG002
+    ) -> admin_pb2.DescribeCollectionResponse:
+        """See admin.proto."""
+        report = await self._app.describe(request.name)
+        return admin_pb2.DescribeCollectionResponse(
+            collection=collection_to_wire(report.collection),
+            tiers=[tier_to_wire(tier) for tier in report.tiers],
+            store=admin_pb2.StoreDescription(
+                documents=report.store.documents,
+                vector_bytes_per_document=report.store.vector_bytes_per_document,
+                payload_bytes_per_document=report.store.payload_bytes_per_document,
+                used_memory_bytes=report.store.used_memory_bytes,
+            ),
+            shards=report.shards,
+        )
+
+    async def DropCollection(
+        self,
+        request: admin_pb2.DropCollectionRequest,
+        context: Context,  # noqa: ARG002
+    ) -> admin_pb2.DropCollectionResponse:
+        """See admin.proto."""
+        await self._app.drop(request.name)
+        _log.info("collection.dropped", collection=request.name)
+        return admin_pb2.DropCollectionResponse()
+
+    async def DescribeServer(
+        self,
+        request: admin_pb2.DescribeServerRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> admin_pb2.DescribeServerResponse:
+        """See admin.proto."""
+        return admin_pb2.DescribeServerResponse(
+            version=self._facts.version,
+            space=space_to_wire(self._facts.space),
+            search_classes=[admin_pb2.SearchClassDescription(**one) for one in self._facts.classes],
+            **self._facts.limits,
+        )
+
+
+def mount(app: AdminApp, facts: ServerFacts) -> Mounted:
+    """For a server."""
+    return Mounted(
+        admin_pb2.DESCRIPTOR,
+        "AdminService",
+        AdminServicer(app, facts),
+        admin_pb2_grpc.add_AdminServiceServicer_to_server,
+    )

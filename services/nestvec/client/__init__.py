@@ -1,0 +1,1 @@
+"""The public SDK, sync and async, over the public gRPC API."""

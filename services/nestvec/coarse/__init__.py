@@ -1,0 +1,1 @@
+"""The coarse application: short prefixes of one shard, searched wide."""

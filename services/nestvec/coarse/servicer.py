@@ -1,0 +1,116 @@
+"""CoarseService over one shard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from nestvec.core.codec import floats_from_bytes
+from nestvec.core.collection import Collection
+from nestvec.core.errors import NotFound
+from nestvec.core.ports import Catalogue, CoarseQuery, CoarseRows, CoarseSearcher
+from nestvec.rpc.server import Mounted, time_left_s
+from nestvec.rpc.wire import hits_to_wire, ids_from_bytes, tier_to_wire
+from nestvec.v1 import coarse_pb2, coarse_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
+    """One shard. The catalogue turns a reference into the collection it names."""
+
+    def __init__(self, app: CoarseSearcher, catalogue: Catalogue, cap_s: float) -> None:
+        self._app = app
+        self._catalogue = catalogue
+        self._cap_s = cap_s
+
+    async def SearchCoarse(
+        self, request: coarse_pb2.SearchCoarseRequest, context: Context
+    ) -> coarse_pb2.SearchCoarseResponse:
+        """See coarse.proto."""
+        ref = request.collection
+        bounded = request.HasField("bound_z")
+        query = CoarseQuery(
+            collection=ref.name,
+            generation=ref.generation,
+            fingerprint=ref.space.fingerprint,
+            queries=floats_from_bytes(request.queries, ref.space.dim, "queries"),
+            coarse_dim=request.coarse_dim,
+            count=request.count,
+            bound_z=request.bound_z if bounded else None,
+        )
+        answer = await self._app.search(query, time_left_s(context, self._cap_s))
+        return coarse_pb2.SearchCoarseResponse(
+            columns=[hits_to_wire(hits, bounded) for hits in answer.hits],
+            documents=answer.documents,
+        )
+
+    async def OpenCollection(
+        self,
+        request: coarse_pb2.OpenCollectionRequest,
+        context: Context,  # noqa: ARG002
+    ) -> coarse_pb2.OpenCollectionResponse:
+        """See coarse.proto."""
+        documents = await self._app.open(await self._named(request.collection))
+        return coarse_pb2.OpenCollectionResponse(documents=documents)
+
+    async def ApplyRows(
+        self,
+        request: coarse_pb2.ApplyRowsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> coarse_pb2.ApplyRowsResponse:
+        """See coarse.proto."""
+        collection = await self._named(request.collection)
+        rows = CoarseRows(
+            ids_from_bytes(request.ids, "ids"),
+            floats_from_bytes(request.vectors, collection.store_dim, "vectors"),
+            ids_from_bytes(request.removed_ids, "removed_ids"),
+        )
+        return coarse_pb2.ApplyRowsResponse(documents=await self._app.apply(collection, rows))
+
+    async def SettleCollection(
+        self,
+        request: coarse_pb2.SettleCollectionRequest,
+        context: Context,  # noqa: ARG002
+    ) -> coarse_pb2.SettleCollectionResponse:
+        """See coarse.proto."""
+        await self._app.settle(await self._named(request.collection))
+        return coarse_pb2.SettleCollectionResponse()
+
+    async def CloseCollection(
+        self,
+        request: coarse_pb2.CloseCollectionRequest,
+        context: Context,  # noqa: ARG002
+    ) -> coarse_pb2.CloseCollectionResponse:
+        """See coarse.proto. The catalogue has forgotten it by now: only its name matters."""
+        await self._app.drop(request.collection.name, request.collection.generation)
+        return coarse_pb2.CloseCollectionResponse()
+
+    async def DescribeTiers(
+        self,
+        request: coarse_pb2.DescribeTiersRequest,
+        context: Context,  # noqa: ARG002
+    ) -> coarse_pb2.DescribeTiersResponse:
+        """See coarse.proto."""
+        tiers = await self._app.status(await self._named(request.collection))
+        return coarse_pb2.DescribeTiersResponse(tiers=[tier_to_wire(tier) for tier in tiers])
+
+    async def _named(self, ref: coarse_pb2.CollectionRef) -> Collection:
+        collection = await self._catalogue.get(ref.name)
+        collection.space.require_same(ref.space.fingerprint, "the call")
+        if collection.generation != ref.generation:
+            raise NotFound(
+                "collection", ref.name, f"generation {ref.generation} is not in the catalogue"
+            )
+        return collection
+
+
+def mount(app: CoarseSearcher, catalogue: Catalogue, cap_s: float) -> Mounted:
+    """For a server."""
+    return Mounted(
+        coarse_pb2.DESCRIPTOR,
+        "CoarseService",
+        CoarseServicer(app, catalogue, cap_s),
+        coarse_pb2_grpc.add_CoarseServiceServicer_to_server,
+    )

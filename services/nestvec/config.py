@@ -1,0 +1,226 @@
+"""Settings: one nestvec.yaml, parsed and validated once at the edge, then passed down as values.
+
+No module reads the environment at import. Every key has a default, so an empty file serves; an
+unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from nestvec.core.errors import ConfigError
+
+_KIB = 1024
+
+
+class _Section(BaseModel):
+    """Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSection(_Section):
+    """Where to listen, and what one connection may ask."""
+
+    host: str = Field("127.0.0.1", description="Loopback unless told otherwise.")
+    port: int = Field(7700, ge=0, le=65535, description="0 takes a free port and prints it.")
+    max_message_bytes: int = Field(16 * _KIB * _KIB, ge=64 * _KIB, le=512 * _KIB * _KIB)
+    max_concurrent_calls: int = Field(1024, ge=1)
+    deadline_cap_s: float = Field(
+        10.0, gt=0, description="The deadline of a call that brings none, and the longest one."
+    )
+    drain_s: float = Field(10.0, ge=0, description="How long calls in flight may take at stop.")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Prometheus metrics on loopback; off by default."
+    )
+
+
+class StoreSection(_Section):
+    """Where full vectors and payloads live. Without `url` a server is started as a child."""
+
+    url: str | None = Field(
+        None, description="redis://, rediss:// or unix://; a password belongs in `password_file`."
+    )
+    password_file: Path | None = None
+    prefix: str = Field("nestvec", pattern=r"^[A-Za-z0-9._-]{1,32}$")
+    data_dir: Path | None = Field(
+        None, description="Of the embedded server. Unset: a temporary one, gone at the end."
+    )
+    fsync: Literal["always", "everysec", "no"] = Field(
+        "everysec", description="Of the embedded server's append-only file."
+    )
+    max_memory_bytes: int | None = Field(None, ge=8 * _KIB * _KIB)
+    dtype: Literal["fp32", "fp16", "int8"] = Field(
+        "fp16", description="How new collections keep full vectors."
+    )
+    timeout_s: float = Field(2.0, gt=0, description="Of one round trip.")
+    max_connections: int = Field(32, ge=1)
+
+
+class CardSection(_Section):
+    """A model's own card, for a model that the table does not know."""
+
+    trained_dims: tuple[int, ...] = Field(description="Ascending, ending with the full dimension.")
+    layer_norm: bool = False
+    query_prompt: str = ""
+    document_prompt: str = ""
+
+
+class EncoderSection(_Section):
+    """The model."""
+
+    model: str = Field(
+        "default",
+        description="default, a folder, a name in the table, an installed package, or with `url` "
+        "the endpoint's model name.",
+    )
+    url: str | None = Field(None, description="An OpenAI-compatible endpoint's base URL.")
+    api_key_env: str | None = Field(None, description="The variable that holds the key.")
+    api_key_file: Path | None = None
+    revision: str = Field("", description="Part of the fingerprint where weights are not local.")
+    card: CardSection | None = None
+    threads: int = Field(2, ge=1, le=64)
+    batch: int = Field(256, ge=1, le=4096, description="Texts in one call of the model.")
+    address: str | None = Field(
+        None, description="host:port of an encoder behind gRPC, instead of all of the above."
+    )
+
+
+class CoarseSection(_Section):
+    """The searchable prefixes."""
+
+    tiers: tuple[int, ...] = Field(
+        (), description="Of new collections. Empty: those that the classes need."
+    )
+    shards: int = Field(1, ge=1, le=64, description="In this process.")
+    threads: int = Field(2, ge=1, le=64)
+    waiting: int = Field(256, ge=1, description="Searches that may queue before one is refused.")
+    exact_rows: int = Field(10_000, ge=1, description="Smaller segments are scanned exactly.")
+    use_gpu: bool = Field(True, description="Where FAISS sees one.")
+    addresses: tuple[str, ...] = Field((), description="host:port of shards behind gRPC.")
+
+
+class RerankSection(_Section):
+    """Full-dimension order."""
+
+    address: str | None = Field(None, description="host:port of a reranker behind gRPC.")
+
+
+class ClassSection(_Section):
+    """One search class: what a lane of callers gets unless they ask otherwise."""
+
+    coarse_dim: int = Field(ge=1)
+    k: int = Field(ge=1)
+    candidates: int = Field(ge=1)
+    rerank: bool = True
+    min_coverage: float = Field(1.0, ge=0, le=1)
+    degrade: bool = Field(True, description="Answer in coarse order when the store is lost.")
+
+
+class LimitsSection(_Section):
+    """The most that one call may ask for."""
+
+    max_k: int = Field(1000, ge=1)
+    max_candidates: int = Field(10_000, ge=1)
+    max_batch: int = Field(256, ge=1)
+    max_text_bytes: int = Field(32 * _KIB, ge=1)
+
+
+class LogSection(_Section):
+    """On stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+def _default_classes() -> dict[str, ClassSection]:
+    return {
+        "autocomplete": ClassSection(
+            coarse_dim=128, k=5, candidates=5, rerank=False, min_coverage=0.0
+        ),
+        "search": ClassSection(coarse_dim=256, k=10, candidates=1000, min_coverage=0.5),
+        "analyst": ClassSection(coarse_dim=256, k=20, candidates=4000, min_coverage=1.0),
+    }
+
+
+class Settings(_Section):
+    """All of nestvec.yaml."""
+
+    server: ServerSection = Field(default_factory=ServerSection)
+    store: StoreSection = Field(default_factory=StoreSection)
+    encoder: EncoderSection = Field(default_factory=EncoderSection)
+    coarse: CoarseSection = Field(default_factory=CoarseSection)
+    rerank: RerankSection = Field(default_factory=RerankSection)
+    classes: dict[str, ClassSection] = Field(default_factory=_default_classes)
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    log: LogSection = Field(default_factory=LogSection)
+
+    @field_validator("classes")
+    @classmethod
+    def _some_class(cls, classes: dict[str, ClassSection]) -> dict[str, ClassSection]:
+        """Classes given are added to the default ones, so that `search` always exists."""
+        return _default_classes() | classes
+
+
+def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read `path`, or the defaults where there is none.
+
+    overrides: dotted keys to values, as {"server.port": 0}: what a command line says outranks the
+    file. Raises ConfigError, one line for each thing that is wrong.
+    """
+    data: Any = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not YAML: {error}") from None
+        data = {} if data is None else data
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: expected sections such as `server:`, not {type(data)}")
+    for dotted, value in (overrides or {}).items():
+        *sections, key = dotted.split(".")
+        section = data
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        where = "" if path is None else f"{path}: "
+        raise ConfigError(
+            "\n".join(f"{where}{_explain(dict(one))}" for one in error.errors())
+        ) from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    location = [str(part) for part in error["loc"]]
+    dotted = ".".join(location)
+    if error["type"] != "extra_forbidden":
+        return f"{dotted}: {error['msg']}, got {error['input']!r}"
+    known = _keys_at(location[:-1])
+    near = difflib.get_close_matches(location[-1], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    return f"{dotted}: unknown key; {hint}"
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    """The keys of the section at `location`."""
+    section: type[BaseModel] = Settings
+    for name in location:
+        if section is Settings and name == "classes":
+            # Any name may follow; the section after it is the class's.
+            section = ClassSection
+            continue
+        annotation = section.model_fields[name].annotation if name in section.model_fields else None
+        for candidate in (annotation, *getattr(annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                section = candidate
+    return sorted(section.model_fields)

@@ -1,0 +1,140 @@
+"""What a collection is: one space, what is stored of it, and which tiers it serves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from nestvec.core.arrays import Floats
+from nestvec.core.codec import VectorCodec, VectorDtype
+from nestvec.core.errors import ConfigError, InvalidRequest
+from nestvec.core.placement import DEFAULT_PARTITIONS, MAX_PARTITIONS
+from nestvec.core.space import Space
+from nestvec.core.tiers import require_trained, truncate
+
+_FORMAT = 1
+# Names become part of keys and metric labels; braces, colons and blanks must stay out of them.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One generation of one collection. Immutable: a change of space is a new generation.
+
+    `store_dim` is what the store keeps and what scores are computed at: the space's full dimension,
+    or a shorter trained tier (the edge mode). `tiers` ascend; each is trained and at most
+    `store_dim`.
+    """
+
+    name: str
+    space: Space
+    store_dim: int
+    tiers: tuple[int, ...]
+    store_dtype: VectorDtype = VectorDtype.FP16
+    partitions: int = DEFAULT_PARTITIONS
+    generation: int = 1
+    rotation_seed: int = field(default=20221201)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        require_trained(self.store_dim, self.space, "store_dim")
+        if not self.tiers:
+            raise InvalidRequest("tiers", "no tier given; a collection serves at least one")
+        object.__setattr__(self, "tiers", tuple(sorted(set(self.tiers))))
+        for dim in self.tiers:
+            self.require_searchable(dim, "tiers")
+        if not 1 <= self.partitions <= MAX_PARTITIONS:
+            raise InvalidRequest("partitions", f"{self.partitions}, expected 1 to {MAX_PARTITIONS}")
+
+    @cached_property
+    def codec(self) -> VectorCodec:
+        """How this collection's full vectors are stored."""
+        return VectorCodec(self.store_dtype, self.store_dim, self.space.fingerprint)
+
+    def require_searchable(self, dim: int, field_name: str) -> int:
+        """`dim` when it is trained and stored. Says the way out otherwise."""
+        require_trained(dim, self.space, field_name)
+        if dim > self.store_dim:
+            raise InvalidRequest(
+                field_name,
+                f"tier {dim} is longer than the {self.store_dim} dimensions that collection "
+                f"{self.name!r} stores; what was cut off is gone: create a collection with "
+                f"store_dim {dim} or more and encode the texts again",
+            )
+        return dim
+
+    def require_tier(self, dim: int, field_name: str) -> int:
+        """`dim` when this collection serves it as a coarse tier."""
+        self.require_searchable(dim, field_name)
+        if dim not in self.tiers:
+            raise InvalidRequest(
+                field_name,
+                f"collection {self.name!r} does not serve tier {dim}; "
+                f"it serves {', '.join(map(str, self.tiers))}",
+            )
+        return dim
+
+    def nearest_tier(self, wanted: int) -> int:
+        """The smallest served tier of at least `wanted`, or the longest one."""
+        return next((dim for dim in self.tiers if dim >= wanted), self.tiers[-1])
+
+    def project(self, vectors: Floats) -> Floats:
+        """Full vectors of the space, cut to what this collection stores and scores at.
+
+        vectors: (n, space.dim) float32, unit rows. Returns (n, store_dim) float32, unit rows.
+        """
+        return truncate(vectors, self.store_dim, self.space)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON. `from_dict` reverses it."""
+        return {
+            "format": _FORMAT,
+            "name": self.name,
+            "space": self.space.to_dict(),
+            "fingerprint": self.space.fingerprint,
+            "store_dim": self.store_dim,
+            "tiers": list(self.tiers),
+            "store_dtype": self.store_dtype.value,
+            "partitions": self.partitions,
+            "generation": self.generation,
+            "rotation_seed": self.rotation_seed,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Collection:
+        """Reverse of `to_dict`. Raises ConfigError on another format or a changed space."""
+        if data.get("format") != _FORMAT:
+            raise ConfigError(
+                f"collection record has format {data.get('format')!r}, this version reads "
+                f"{_FORMAT}; use the nestvec version that wrote it, or drop the collection"
+            )
+        space = Space.from_dict(data["space"])
+        if space.fingerprint != data["fingerprint"]:
+            raise ConfigError(
+                f"collection {data['name']!r}: its space hashes to {space.fingerprint}, its record "
+                f"says {data['fingerprint']}; the record is damaged or of another version"
+            )
+        return cls(
+            name=data["name"],
+            space=space,
+            store_dim=data["store_dim"],
+            tiers=tuple(data["tiers"]),
+            store_dtype=VectorDtype(data["store_dtype"]),
+            partitions=data["partitions"],
+            generation=data["generation"],
+            rotation_seed=data["rotation_seed"],
+        )
+
+
+def check_name(name: str, field_name: str = "collection") -> str:
+    """`name` when it can name a collection."""
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            field_name,
+            f"{name!r} cannot name a collection; expected 1 to 63 of a-z, 0-9, '.', '_', '-', "
+            f"beginning with a letter or digit",
+        )
+    return name

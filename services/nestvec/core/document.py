@@ -1,0 +1,60 @@
+"""A document as callers know it, and its payload as the store keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nestvec.core.errors import CorruptVector, InvalidRequest
+
+FieldValue = str | int | float | bool
+MAX_ID_BYTES = 512
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """id: a caller's own key, 1 to 512 bytes of UTF-8. fields: typed metadata, returned as given."""
+
+    id: str
+    text: str
+    fields: Mapping[str, FieldValue] = field(default_factory=dict)
+
+
+def check_id(external_id: str, field_name: str = "id") -> str:
+    """`external_id` when it can name a document."""
+    length = len(external_id.encode())
+    if not 1 <= length <= MAX_ID_BYTES:
+        raise InvalidRequest(field_name, f"{length} bytes long, expected 1 to {MAX_ID_BYTES}")
+    return external_id
+
+
+def check_text(text: str, max_bytes: int, field_name: str = "text") -> str:
+    """`text` when there is something in it to encode, and not too much."""
+    if not text.strip():
+        raise InvalidRequest(field_name, "empty or only white space; there is nothing to encode")
+    length = len(text.encode())
+    if length > max_bytes:
+        raise InvalidRequest(
+            field_name,
+            f"{length:,} bytes long, at most {max_bytes:,} are accepted; split it into passages",
+        )
+    return text
+
+
+def payload_to_bytes(document: Document) -> bytes:
+    """What the store keeps beside the vector: JSON, format first."""
+    record = [_FORMAT, document.id, document.text, dict(document.fields)]
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def payload_from_bytes(value: bytes, document: str) -> Document:
+    """Reverse of `payload_to_bytes`. Raises CorruptVector naming `document` (an internal id)."""
+    try:
+        record_format, external_id, text, fields = json.loads(value)
+    except (ValueError, TypeError) as error:
+        raise CorruptVector(document, f"payload cannot be read ({error})") from None
+    if record_format != _FORMAT:
+        raise CorruptVector(document, f"payload format {record_format}, expected {_FORMAT}")
+    return Document(external_id, text, fields)

@@ -1,0 +1,146 @@
+"""Everything nestvec refuses or fails with, as one tree.
+
+    NestvecError
+    ├── InvalidRequest          the caller's input is wrong; names the field
+    │   ├── TierNotTrained      a dimension the model was never trained at
+    │   └── DegenerateVector    NaN, infinite, zero, or too short to normalise
+    ├── SpaceMismatch           vectors of two models, prompts or recipes would meet
+    ├── NotFound                a collection, or (Get and Delete only) a document
+    ├── AlreadyExists           a collection of that name
+    ├── Overloaded              a bounded queue or the store is full; says when to retry
+    ├── StoreUnavailable        the store does not answer, or not in time
+    ├── WorkerUnavailable       an encoder, coarse or rerank worker does not answer
+    ├── BelowCoverage           fewer shards or documents answered than the caller demands
+    ├── BudgetSpent             the deadline passed; names the stage it passed in
+    ├── CorruptVector           a stored vector that cannot be what was written; names the document
+    ├── Unauthenticated, Forbidden
+    └── ConfigError             settings that cannot be served; raised before anything listens
+
+A message says what was wrong, what was expected and what to do. rpc/status.py maps each class to
+one gRPC status; anything outside the tree becomes INTERNAL with the request id and nothing else.
+"""
+
+from __future__ import annotations
+
+
+class NestvecError(Exception):
+    """The root. Never raised itself."""
+
+
+class InvalidRequest(NestvecError):
+    """The caller's input is wrong. `field` is the path of the offending field, dots between."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+        self.message = message
+
+
+class TierNotTrained(InvalidRequest):
+    """A dimension was asked for that the model was never trained at."""
+
+    def __init__(self, field: str, dim: int, model: str, trained: tuple[int, ...]) -> None:
+        way_out = (
+            "measure its tiers first, or give it a card that lists them"
+            if len(trained) == 1
+            else f"ask for one of {', '.join(map(str, trained))}"
+        )
+        super().__init__(
+            field,
+            f"tier {dim} was not trained for {model}; "
+            f"trained: {', '.join(map(str, trained))}; {way_out}",
+        )
+        self.dim = dim
+        self.trained = trained
+
+
+class DegenerateVector(InvalidRequest):
+    """A vector that has no direction: NaN, infinite, zero, or a prefix too short to normalise."""
+
+
+class SpaceMismatch(NestvecError):
+    """Vectors of two spaces would be compared. Both fingerprints are kept."""
+
+    def __init__(self, expected: str, got: str, what: str) -> None:
+        super().__init__(
+            f"{what} is in space {got or '(none given)'}, expected {expected}: vectors of different "
+            f"models, prompts or recipes cannot be compared; encode again with the expected one"
+        )
+        self.expected = expected
+        self.got = got
+
+
+class NotFound(NestvecError):
+    """`kind` ("collection", "document") and `name` of what does not exist."""
+
+    def __init__(self, kind: str, name: str, hint: str = "") -> None:
+        super().__init__(f"{kind} {name!r} does not exist{'; ' + hint if hint else ''}")
+        self.kind = kind
+        self.name = name
+
+
+class AlreadyExists(NestvecError):
+    """`kind` and `name` of what exists already, with other settings than those asked for."""
+
+    def __init__(self, kind: str, name: str, hint: str = "") -> None:
+        super().__init__(f"{kind} {name!r} exists already{'; ' + hint if hint else ''}")
+        self.kind = kind
+        self.name = name
+
+
+class Overloaded(NestvecError):
+    """A bounded resource is full. Retry after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(NestvecError):
+    """The store refuses, does not answer, or answers too late."""
+
+
+class WorkerUnavailable(NestvecError):
+    """A worker behind gRPC (encoder, coarse, rerank) cannot be reached."""
+
+
+class BelowCoverage(NestvecError):
+    """Less of the collection answered than the caller's `min_coverage`."""
+
+    def __init__(self, fraction: float, required: float, detail: str) -> None:
+        super().__init__(
+            f"coverage {fraction:.4f} is below the required {required:.4f}: {detail}; "
+            f"lower min_coverage to accept partial answers, or retry later"
+        )
+        self.fraction = fraction
+        self.required = required
+
+
+class BudgetSpent(NestvecError):
+    """The caller's deadline passed in `stage`."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(f"the deadline passed in stage {stage!r}; allow more time or ask for less")
+        self.stage = stage
+
+
+class CorruptVector(NestvecError):
+    """A stored value cannot be the vector that was written. Names the document."""
+
+    def __init__(self, document: str, reason: str) -> None:
+        super().__init__(
+            f"stored vector of document {document} is corrupt: {reason}; ingest the document again"
+        )
+        self.document = document
+
+
+class Unauthenticated(NestvecError):
+    """No credentials, or credentials that do not verify."""
+
+
+class Forbidden(NestvecError):
+    """The credentials do not cover this call."""
+
+
+class ConfigError(NestvecError):
+    """Settings that cannot be served. Raised before anything listens."""

@@ -1,0 +1,49 @@
+"""Exact scores, and what a bound's z is worth as a probability."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nestvec.core.arrays import Floats
+
+# How many rows are decoded and scored at once: keeps the temporaries inside the cache.
+_ROWS_AT_ONCE = 4096
+
+
+def exact_scores(query: Floats, vectors: Floats) -> Floats:
+    """Dot products of a unit query with stored vectors.
+
+    query: (dim,) float32, unit. vectors: (n, dim) float32. Returns (n,) float32.
+    A row's score does not depend on the other rows: a BLAS product picks its kernel by shape, and
+    the last bit with it, so the same document would score differently by block and shard.
+    """
+    scores: Floats = np.einsum("ij,j->i", vectors, query, dtype=np.float32)
+    return scores
+
+
+def tail_probability(z: float) -> float:
+    """P(a standard normal exceeds z): how often one upper bound at z may be too low."""
+    return 0.5 * math.erfc(z / math.sqrt(2.0))
+
+
+def failure_probability(z: float, unseen: int) -> float:
+    """The chance that at least one of `unseen` documents beats its upper bound (union bound)."""
+    return min(1.0, unseen * tail_probability(z))
+
+
+def exact_top(query: Floats, vectors: Floats, k: int) -> tuple[np.ndarray, Floats]:
+    """Rows and scores of the k best, by score, then by row. The oracle that recall is measured by.
+
+    query: (dim,) float32. vectors: (n, dim), any float dtype.
+    """
+    scores = np.concatenate(
+        [
+            exact_scores(query, vectors[start : start + _ROWS_AT_ONCE].astype(np.float32))
+            for start in range(0, len(vectors), _ROWS_AT_ONCE)
+        ]
+        or [np.empty(0, np.float32)]
+    )
+    rows = np.lexsort((np.arange(len(scores)), -scores))[:k]
+    return rows, scores[rows]

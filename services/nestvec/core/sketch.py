@@ -1,0 +1,164 @@
+"""A 1-bit sketch of the tail: the dimensions that a coarse tier did not search.
+
+With it a coarse score becomes an estimate of the full cosine with an error bar, so that full
+vectors are fetched only where they can still matter. Source: RaBitQ, Gao & Long 2024,
+arXiv 2405.12497; applied here to the tail alone, with the head's score taken from its int8 code.
+
+Let x = (x_h, x_t) be a stored vector, n_h = |x_h|, m the tail's dimension, R one fixed random
+rotation, b = sign(R x_t) / sqrt(m) and o = <b, R x_t> / |x_t|. Then for a query q = (q_h, q_t),
+
+    <q, x> = n_h <q_h, prefix(x)>  +  |x_t| <R q_t, b> / o   +-   z * sigma
+    sigma^2 = (|x_t| |q_t|)^2 (1 - o^2) / (o^2 (m - 1))  +  (n_h |q_h| scale / 2)^2
+
+The first term of sigma is the tail's: over the random rotation, the part of R q_t orthogonal to
+the tail's own direction points anywhere, and a coordinate of a random direction in m - 1
+dimensions has lighter tails than a Gaussian of variance 1 / (m - 1). The second bounds what int8
+rounding of the prefix may add (each coordinate is off by at most scale / 2; Hoeffding).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nestvec.core.arrays import Bytes, Floats, Halfs
+
+# Covers float32 arithmetic and fp16's subnormal range, absolutely.
+_ARITHMETIC_SLACK = 2e-6
+# 8 signs to their bit pattern, most significant first, as numpy.packbits lays them.
+_SIGNS_OF_BYTE = (
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SketchColumns:
+    """What a coarse worker keeps of each tail.
+
+    bits: (n, ceil(m / 8)) uint8. head_norms, tail_norms, corrections: (n,) float16.
+    """
+
+    bits: Bytes
+    head_norms: Halfs
+    tail_norms: Halfs
+    corrections: Halfs
+
+    def take(self, rows: np.ndarray) -> SketchColumns:
+        """The columns of some rows."""
+        return SketchColumns(
+            self.bits[rows], self.head_norms[rows], self.tail_norms[rows], self.corrections[rows]
+        )
+
+
+def random_rotation(dim: int, seed: int) -> Floats:
+    """A random orthogonal (dim, dim) float32 matrix.
+
+    Kept with the generation that uses it, never made again from the seed: the QR of two builds of
+    a linear algebra library differ in the last bits and so in the signs that a sketch is made of.
+    """
+    gaussian = np.random.default_rng(seed).standard_normal((dim, dim))
+    orthogonal, upper = np.linalg.qr(gaussian)
+    # Without the sign fix the distribution is not uniform (Mezzadri 2007, arXiv math-ph/0609050).
+    rotation: Floats = (orthogonal * np.sign(np.diag(upper))).astype(np.float32)
+    return rotation
+
+
+def rotation_name(coarse_dim: int) -> str:
+    """The name under which the store keeps the rotation of a tier's sketch."""
+    return f"rotation:{coarse_dim}"
+
+
+class TailSketch:
+    """Makes sketches of full vectors, and bounds full scores from them, for one coarse tier."""
+
+    def __init__(self, coarse_dim: int, full_dim: int, rotation: Floats) -> None:
+        """rotation: (m, m) float32 orthogonal, m = full_dim - coarse_dim (may be 0)."""
+        self.coarse_dim = coarse_dim
+        self.tail_dim = full_dim - coarse_dim
+        assert rotation.shape == (self.tail_dim, self.tail_dim)
+        self._rotation = rotation
+        # Bytes per row of the look-up tables below; the last byte may be padded with zero bits.
+        self._groups = -(-self.tail_dim // 8)
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bits, two norms and the correction, in bytes."""
+        return self._groups + 6
+
+    def encode(self, vectors: Floats) -> SketchColumns:
+        """vectors: (n, full_dim) float32 as the store gives them back."""
+        heads, tails = vectors[:, : self.coarse_dim], vectors[:, self.coarse_dim :]
+        rotated = tails @ self._rotation.T
+        tail_norms = np.linalg.norm(tails, axis=1)
+        # <b, R x_t> = |R x_t|_1 / sqrt(m): at least |x_t| / sqrt(m), on average 0.8 |x_t|.
+        aligned = np.abs(rotated).sum(axis=1) / np.sqrt(max(self.tail_dim, 1))
+        corrections = np.divide(
+            aligned, tail_norms, out=np.ones_like(aligned), where=tail_norms > 0
+        )
+        return SketchColumns(
+            bits=np.packbits(rotated > 0, axis=1),
+            head_norms=np.linalg.norm(heads, axis=1).astype(np.float16),
+            tail_norms=tail_norms.astype(np.float16),
+            corrections=corrections.astype(np.float16),
+        )
+
+    def query(self, query: Floats) -> SketchQuery:
+        """Prepare one full query, (full_dim,) float32, unit."""
+        head, tail = query[: self.coarse_dim], query[self.coarse_dim :]
+        padded = np.zeros(self._groups * 8, np.float32)
+        padded[: self.tail_dim] = self._rotation @ tail
+        tables = (padded.reshape(self._groups, 8) @ _SIGNS_OF_BYTE.T).ravel()
+        return SketchQuery(
+            tables=tables,
+            offsets=np.arange(self._groups, dtype=np.int32) * 256,
+            head_norm=float(np.linalg.norm(head)),
+            tail_norm=float(np.linalg.norm(tail)),
+            tail_dim=self.tail_dim,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SketchQuery:
+    """One query against many sketches.
+
+    tables: (ceil(m / 8) * 256,) float32, the dot product of each possible byte with its part of
+    the rotated query tail. offsets: where each byte's table begins.
+    """
+
+    tables: Floats
+    offsets: np.ndarray
+    head_norm: float
+    tail_norm: float
+    tail_dim: int
+
+    def bound(
+        self, prefix_scores: Floats, scales: Floats, sketch: SketchColumns, z: float
+    ) -> tuple[Floats, Floats]:
+        """Estimates of full cosines and their half-widths at `z` standard deviations.
+
+        prefix_scores: (n,) float32, <q_h, prefix(x)> with prefix(x) of unit length and q_h the
+        query's own first part, not renormalised. scales: (n,) float32 of the int8 prefixes.
+        Returns two (n,) float32 arrays.
+        """
+        head_norms = sketch.head_norms.astype(np.float32)
+        tail_norms = sketch.tail_norms.astype(np.float32)
+        corrections = sketch.corrections.astype(np.float32)
+        # fp16 keeps 11 bits: each norm and the correction may be off by 2^-11 of itself.
+        rounding = np.float32(2.0**-11)
+        head = head_norms * prefix_scores
+        head_sigma = head_norms * (self.head_norm * 0.5) * scales
+        if self.tail_dim == 0:
+            slack = rounding * np.abs(head) + _ARITHMETIC_SLACK
+            return head, (z * head_sigma + slack).astype(np.float32)
+        dots = self.tables[sketch.bits + self.offsets].sum(axis=1) / np.float32(
+            np.sqrt(self.tail_dim)
+        )
+        tail = tail_norms * dots / corrections
+        spread = np.sqrt(np.maximum(1.0 - np.square(corrections), 0.0)) / corrections
+        freedom = max(self.tail_dim - 1, 1)
+        tail_sigma = tail_norms * np.float32(self.tail_norm / np.sqrt(freedom)) * spread
+        sigma = np.sqrt(np.square(tail_sigma) + np.square(head_sigma))
+        slack = rounding * (np.abs(head) + 2.0 * np.abs(tail)) + _ARITHMETIC_SLACK
+        half_widths: Floats = (z * sigma + slack).astype(np.float32)
+        return (head + tail).astype(np.float32), half_widths

@@ -1,0 +1,103 @@
+"""Cutting vectors to a trained tier, and refusing every other cut.
+
+Source: Kusupati et al. 2022, Matryoshka Representation Learning, arXiv 2205.13147.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nestvec.core.arrays import Floats
+from nestvec.core.errors import DegenerateVector, InvalidRequest, TierNotTrained
+from nestvec.core.space import Space
+
+# Below this a direction is rounding noise: fp16 resolves about 6e-8, and a unit vector's prefix
+# that short carries nothing that a search could use.
+_SHORTEST_NORM = 1e-4
+# How far from 1 a caller's own vector may be: fp16 rounding of 4,096 dims stays below 1e-3.
+_UNIT_TOLERANCE = 1e-2
+# Nomic's recipe uses torch.nn.functional.layer_norm's default.
+_LAYER_NORM_EPSILON = 1e-5
+
+
+def require_trained(dim: int, space: Space, field: str = "dim") -> int:
+    """`dim` itself when the model was trained at it. Raises TierNotTrained otherwise."""
+    if dim not in space.trained_dims:
+        raise TierNotTrained(field, dim, space.model, space.trained_dims)
+    return dim
+
+
+def nearest_tier(wanted: int, space: Space) -> int:
+    """The smallest trained dimension of at least `wanted`, or the full one: never a worse tier."""
+    return next((dim for dim in space.trained_dims if dim >= wanted), space.dim)
+
+
+def prepare(outputs: Floats, space: Space, field: str = "vector") -> Floats:
+    """Turn raw model output into vectors of the space: layer-norm where the recipe says, then L2.
+
+    outputs: (n, space.dim) float32. Returns (n, space.dim) float32, unit rows.
+    Raises InvalidRequest on a wrong shape and DegenerateVector on NaN, infinite or zero rows.
+    """
+    outputs = _checked(outputs, space.dim, field)
+    if space.recipe.layer_norm:
+        centred = outputs - outputs.mean(axis=1, keepdims=True)
+        deviation = np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + _LAYER_NORM_EPSILON)
+        outputs = (centred / deviation).astype(np.float32, copy=False)
+    return _unit(outputs, field)
+
+
+def accept_vectors(vectors: Floats, space: Space, field: str = "vector") -> Floats:
+    """Check vectors that a caller says are in `space`; restore unit length lost to rounding.
+
+    vectors: (n, space.dim) float32, unit rows. Returns the same shape, unit rows.
+    A length clearly off 1 is refused, not mended: it is the sign of raw model output, and where
+    the recipe has a layer-norm, normalising that would give a wrong direction without a word.
+    """
+    vectors = _checked(vectors, space.dim, field)
+    norms = np.linalg.norm(vectors, axis=1)
+    if (norms < _SHORTEST_NORM).any():
+        raise DegenerateVector(field, "zero vector; expected unit length")
+    worst = int(np.argmax(np.abs(norms - 1.0)))
+    if abs(float(norms[worst]) - 1.0) > _UNIT_TOLERANCE:
+        raise InvalidRequest(
+            field,
+            f"vector of length {norms[worst]:.4g}, expected unit length; "
+            f"apply the model's recipe ({'layer-norm, then ' if space.recipe.layer_norm else ''}L2)"
+            f" before sending, or send the text",
+        )
+    return vectors / norms[:, None].astype(np.float32)
+
+
+def truncate(vectors: Floats, dim: int, space: Space) -> Floats:
+    """Keep the first `dim` coordinates and restore unit length.
+
+    vectors: (n, space.dim) float32, unit rows. Returns (n, dim) float32, unit rows.
+    Raises TierNotTrained when the model was never trained at `dim`, and DegenerateVector
+    when a row's prefix is too short to normalise.
+    """
+    require_trained(dim, space)
+    if dim == space.dim:
+        return vectors
+    return _unit(np.ascontiguousarray(vectors[:, :dim]), "vector")
+
+
+def _checked(vectors: Floats, dim: int, field: str) -> Floats:
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        got = vectors.shape[1] if vectors.ndim == 2 else f"shape {vectors.shape}"
+        raise InvalidRequest(field, f"{got} dimensions, expected {dim}")
+    if not np.isfinite(vectors).all():
+        raise DegenerateVector(field, "NaN or infinite values; expected finite numbers")
+    return vectors.astype(np.float32, copy=False)
+
+
+def _unit(vectors: Floats, field: str) -> Floats:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if vectors.shape[0] and float(norms.min()) < _SHORTEST_NORM:
+        row = int(np.argmin(norms))
+        raise DegenerateVector(
+            field,
+            f"row {row} has length {float(norms[row, 0]):.2g} over its first {vectors.shape[1]} "
+            f"dimensions: it has no direction to search by",
+        )
+    result: Floats = vectors / norms
+    return result

@@ -1,0 +1,1 @@
+"""The encoder application: text in, full unit vectors of one space out."""

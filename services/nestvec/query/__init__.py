@@ -1,0 +1,1 @@
+"""The query application: one request through encoder, coarse tier, reranker and merge."""

@@ -1,0 +1,114 @@
+"""From a search class and a caller's wishes to one plan, within bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nestvec.core.collection import Collection
+from nestvec.core.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SearchClass:
+    """What one lane of callers gets unless they ask otherwise. Configuration, not code.
+
+    coarse_dim: the shortest tier wanted; a collection serves its nearest one that is not shorter.
+    min_coverage: 0 to 1. degrade: answer in coarse order when full vectors cannot be read.
+    """
+
+    name: str
+    coarse_dim: int
+    k: int
+    candidates: int
+    rerank: bool
+    min_coverage: float = 1.0
+    degrade: bool = True
+
+
+DEFAULT_CLASSES = (
+    SearchClass("autocomplete", coarse_dim=128, k=5, candidates=5, rerank=False, min_coverage=0.0),
+    SearchClass("search", coarse_dim=256, k=10, candidates=1000, rerank=True, min_coverage=0.5),
+    SearchClass("analyst", coarse_dim=256, k=20, candidates=4000, rerank=True, min_coverage=1.0),
+)
+DEFAULT_CLASS = "search"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that one call may ask for. bytes of UTF-8 for texts."""
+
+    max_k: int = 1000
+    max_candidates: int = 10_000
+    max_batch: int = 256
+    max_text_bytes: int = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """A caller's wishes; None takes the class's setting."""
+
+    search_class: str = DEFAULT_CLASS
+    k: int | None = None
+    coarse_dim: int | None = None
+    candidates: int | None = None
+    rerank: bool | None = None
+    min_coverage: float | None = None
+    explain: bool = False
+    exhaustive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Exactly what will run."""
+
+    search_class: SearchClass
+    coarse_dim: int
+    k: int
+    candidates: int
+    rerank: bool
+    min_coverage: float
+
+    def scoring_dim(self, collection: Collection) -> int:
+        """What the answer's scores are computed at."""
+        return collection.store_dim if self.rerank else self.coarse_dim
+
+
+def make_plan(
+    options: SearchOptions,
+    classes: dict[str, SearchClass],
+    limits: Limits,
+    collection: Collection,
+) -> Plan:
+    """Raises InvalidRequest, naming the field, when something is out of bounds."""
+    chosen = classes.get(options.search_class or DEFAULT_CLASS)
+    if chosen is None:
+        raise InvalidRequest(
+            "options.search_class",
+            f"no class {options.search_class!r}; this server has {', '.join(sorted(classes))}",
+        )
+    k = _within("options.k", options.k, chosen.k, 1, limits.max_k)
+    rerank = chosen.rerank if options.rerank is None else options.rerank
+    candidates = _within(
+        "options.candidates",
+        options.candidates,
+        max(chosen.candidates, k),
+        k if rerank else 1,
+        limits.max_candidates,
+    )
+    min_coverage = chosen.min_coverage if options.min_coverage is None else options.min_coverage
+    if not 0.0 <= min_coverage <= 1.0:
+        raise InvalidRequest("options.min_coverage", f"{min_coverage}, expected 0 to 1")
+    coarse_dim = (
+        collection.nearest_tier(chosen.coarse_dim)
+        if options.coarse_dim is None
+        else collection.require_tier(options.coarse_dim, "options.coarse_dim")
+    )
+    return Plan(chosen, coarse_dim, k, candidates, rerank, min_coverage)
+
+
+def _within(field: str, asked: int | None, default: int, least: int, most: int) -> int:
+    if asked is None:
+        return min(default, most)
+    if not least <= asked <= most:
+        raise InvalidRequest(field, f"{asked}, expected {least} to {most}")
+    return asked

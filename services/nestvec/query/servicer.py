@@ -1,0 +1,192 @@
+"""QueryService over QueryApp: messages in, messages out, the tier on every log line and counter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from nestvec.core.codec import floats_from_bytes, floats_to_bytes
+from nestvec.core.errors import InvalidRequest
+from nestvec.query.app import Answer, QueryApp, Vectors
+from nestvec.query.plan import SearchOptions
+from nestvec.rpc.server import Mounted, time_left_s
+from nestvec.rpc.wire import (
+    certificate_to_wire,
+    coverage_to_wire,
+    degradation_to_wire,
+    document_to_wire,
+    fields_to_wire,
+)
+from nestvec.telemetry import metrics
+from nestvec.telemetry.logs import logger
+from nestvec.v1 import common_pb2, query_pb2, query_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_log = logger()
+
+
+class QueryServicer(query_pb2_grpc.QueryServiceServicer):
+    """Searches and reads. cap_s: the deadline of a call that brings none, and the longest one."""
+
+    def __init__(self, app: QueryApp, cap_s: float) -> None:
+        self._app = app
+        self._cap_s = cap_s
+
+    async def Search(
+        self, request: query_pb2.SearchRequest, context: Context
+    ) -> query_pb2.SearchResponse:
+        """See query.proto."""
+        kind = request.WhichOneof("query")
+        if kind is None:
+            raise InvalidRequest("query", "neither text nor vector; give one")
+        queries = [request.text] if kind == "text" else _vectors(request.vector)
+        answers = await self._app.search(
+            request.collection,
+            queries,
+            _options(request.options),
+            time_left_s(context, self._cap_s),
+        )
+        if len(answers) != 1:
+            raise InvalidRequest(
+                "query.vector", f"{len(answers)} vectors; Search takes one, BatchSearch several"
+            )
+        return _respond(answers[0], request.options)
+
+    async def BatchSearch(
+        self, request: query_pb2.BatchSearchRequest, context: Context
+    ) -> query_pb2.BatchSearchResponse:
+        """See query.proto."""
+        has_vectors = request.HasField("vectors")
+        if has_vectors == bool(request.texts):
+            raise InvalidRequest("texts", "give either texts or vectors, not both or neither")
+        queries = _vectors(request.vectors) if has_vectors else list(request.texts)
+        answers = await self._app.search(
+            request.collection,
+            queries,
+            _options(request.options),
+            time_left_s(context, self._cap_s),
+        )
+        responses = [_respond(answer, request.options) for answer in answers]
+        return query_pb2.BatchSearchResponse(responses=responses)
+
+    async def GetDocuments(
+        self,
+        request: query_pb2.GetDocumentsRequest,
+        context: Context,
+    ) -> query_pb2.GetDocumentsResponse:
+        """See query.proto."""
+        collection, found, missing = await self._app.get_documents(
+            request.collection,
+            list(request.ids),
+            request.include_vectors,
+            time_left_s(context, self._cap_s),
+        )
+        documents = [
+            query_pb2.StoredDocument(
+                document=document_to_wire(document),
+                vector=b"" if vector is None else floats_to_bytes(vector),
+            )
+            for document, vector in found
+        ]
+        space = common_pb2.SpaceRef(
+            fingerprint=collection.space.fingerprint, dim=collection.store_dim
+        )
+        return query_pb2.GetDocumentsResponse(documents=documents, missing_ids=missing, space=space)
+
+
+def mount(app: QueryApp, cap_s: float) -> Mounted:
+    """For a server."""
+    return Mounted(
+        query_pb2.DESCRIPTOR,
+        "QueryService",
+        QueryServicer(app, cap_s),
+        query_pb2_grpc.add_QueryServiceServicer_to_server,
+    )
+
+
+def _vectors(message: query_pb2.QueryVector) -> Vectors:
+    if not message.space.fingerprint:
+        raise InvalidRequest(
+            "query.vector.space",
+            "a vector must name its space; DescribeCollection tells the collection's",
+        )
+    values = floats_from_bytes(message.values, message.space.dim, "query.vector.values")
+    return Vectors(values, message.space.fingerprint)
+
+
+def _options(message: query_pb2.SearchOptions) -> SearchOptions:
+    def given(name: str) -> Any:
+        return getattr(message, name) if message.HasField(name) else None  # type: ignore[arg-type]
+
+    return SearchOptions(
+        search_class=message.search_class,
+        k=given("k"),
+        coarse_dim=given("coarse_dim"),
+        candidates=given("candidates"),
+        rerank=given("rerank"),
+        min_coverage=given("min_coverage"),
+        exhaustive=message.exhaustive_rerank,
+    )
+
+
+def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.SearchResponse:
+    _tell(answer)
+    fingerprint = answer.collection.space.fingerprint
+    response = query_pb2.SearchResponse(
+        coarse_space=common_pb2.SpaceRef(fingerprint=fingerprint, dim=answer.plan.coarse_dim),
+        scoring_space=common_pb2.SpaceRef(fingerprint=fingerprint, dim=answer.scoring_dim),
+        coverage=coverage_to_wire(answer.coverage),
+        degradations=[degradation_to_wire(one) for one in answer.degradations],
+        certificate=certificate_to_wire(answer.certificate),
+        failure_probability=answer.failure_probability,
+        search_class=answer.plan.search_class.name,
+        generation=answer.collection.generation,
+    )
+    for hit in answer.hits:
+        if options.ids_only:
+            response.hits.add(id=hit.document.id, score=hit.score)
+        else:
+            response.hits.add(
+                id=hit.document.id,
+                score=hit.score,
+                text=hit.document.text,
+                fields=fields_to_wire(hit.document.fields) if hit.document.fields else None,
+            )
+    if options.explain:
+        response.explanation.candidates = answer.candidates
+        response.explanation.fetched = answer.fetched
+        for stage, milliseconds in answer.timings.stages.items():
+            response.explanation.stages.add(stage=stage, milliseconds=milliseconds)
+    return response
+
+
+def _tell(answer: Answer) -> None:
+    """Log and count one answer. The tier is on all of it."""
+    plan = answer.plan
+    tier = str(plan.coarse_dim)
+    metrics.SEARCHES.labels(
+        plan.search_class.name, tier, str(answer.scoring_dim), answer.certificate.value
+    ).inc()
+    for stage, milliseconds in answer.timings.stages.items():
+        metrics.STAGE_SECONDS.labels(stage, tier).observe(milliseconds / 1e3)
+    if answer.reranked:
+        metrics.CANDIDATES.labels(tier).observe(answer.candidates)
+        metrics.FETCHED.labels(tier).observe(answer.fetched)
+    metrics.COVERAGE.labels(plan.search_class.name).observe(answer.coverage.fraction)
+    for one in answer.degradations:
+        metrics.DEGRADATIONS.labels(one.kind.value).inc()
+    _log.info(
+        "search.completed",
+        collection=answer.collection.name,
+        search_class=plan.search_class.name,
+        coarse_dim=plan.coarse_dim,
+        scoring_dim=answer.scoring_dim,
+        hits=len(answer.hits),
+        candidates=answer.candidates,
+        fetched=answer.fetched,
+        coverage=round(answer.coverage.fraction, 6),
+        certificate=answer.certificate.value,
+        degradations=[one.kind.value for one in answer.degradations],
+        milliseconds=round(sum(answer.timings.stages.values()), 3),
+    )

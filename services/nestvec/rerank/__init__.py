@@ -1,0 +1,1 @@
+"""The rerank application: full-dimension order for the candidates of a coarse search."""

@@ -1,0 +1,170 @@
+"""The rerank application: full-dimension order for candidates, fetching no more than it must.
+
+The bounded rerank. Each candidate has an upper bound on its full cosine. Full vectors are fetched in
+order of that bound, in small blocks, and the fetch stops when the k-th best exact score exceeds the
+next bound: nothing left can enter the answer. Source of the bound: core/sketch.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nestvec.core.arrays import Floats, Ids
+from nestvec.core.budget import Budget
+from nestvec.core.certificate import Certificate
+from nestvec.core.collection import Collection
+from nestvec.core.errors import BudgetSpent, StoreUnavailable
+from nestvec.core.merge import ranked
+from nestvec.core.ports import RerankAnswer, RerankQuery, VectorStore
+from nestvec.core.scoring import exact_scores, failure_probability
+
+# The first block settles a k-th best score to hold the bounds against; it is asked for more than k
+# since the best bounds are not quite the best scores.
+_FIRST_BLOCK_PER_K = 2
+_FIRST_BLOCK_LEAST = 24
+# A round trip costs about as much as 20 more vectors in it (benchmarks/RESULTS.md).
+_NEXT_BLOCK = 16
+_EXHAUSTIVE_BLOCK = 512
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What has been fetched of one query's candidates, in columns by upper bound."""
+
+    order: np.ndarray
+    uppers: Floats
+    position: int = 0
+    ids: list[Ids] = field(default_factory=list)
+    scores: list[Floats] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    corrupt: list[int] = field(default_factory=list)
+
+    def kth_score(self, k: int) -> float:
+        """The k-th best exact score so far; -inf while there are fewer."""
+        scores = np.concatenate(self.scores) if self.scores else np.empty(0, np.float32)
+        if len(scores) < k:
+            return -np.inf
+        return float(np.partition(scores, len(scores) - k)[len(scores) - k])
+
+
+class RerankApp:
+    """Reads full vectors from the store and scores them. Fills ports.Reranker."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self._store = store
+
+    async def rerank(
+        self, collection: Collection, query: RerankQuery, timeout_s: float
+    ) -> RerankAnswer:
+        """See ports.Reranker."""
+        budget = Budget.of(timeout_s, time.monotonic)
+        candidates = query.candidates
+        uppers = candidates.estimates + candidates.half_widths
+        # A coarse answer comes in this order already; a merged one as well.
+        sorted_already = bool((uppers[1:] <= uppers[:-1]).all())
+        order = np.arange(len(uppers)) if sorted_already else np.lexsort((candidates.ids, -uppers))
+        progress = _Progress(order, uppers[order])
+        complete = True
+        while block := self._next_block(progress, query):
+            try:
+                await self._fetch(collection, query, progress, block, budget.stage_s("rerank"))
+            except (BudgetSpent, StoreUnavailable):
+                if not progress.scores:
+                    raise
+                complete = False
+                break
+        return _answer(query, progress, complete)
+
+    def _next_block(self, progress: _Progress, query: RerankQuery) -> int:
+        """How many vectors to fetch next; 0 when nothing left can enter the answer."""
+        left = len(progress.order) - progress.position
+        if query.exhaustive:
+            return min(left, _EXHAUSTIVE_BLOCK)
+        if progress.position == 0:
+            return min(left, max(_FIRST_BLOCK_LEAST, _FIRST_BLOCK_PER_K * query.k))
+        # An equal bound may still tie, and ties are settled by id: only a lower one is out.
+        hopeful = np.searchsorted(
+            -progress.uppers[progress.position :], -progress.kth_score(query.k), side="right"
+        )
+        return min(int(hopeful), _NEXT_BLOCK)
+
+    async def _fetch(
+        self,
+        collection: Collection,
+        query: RerankQuery,
+        progress: _Progress,
+        block: int,
+        timeout_s: float,
+    ) -> None:
+        rows = progress.order[progress.position : progress.position + block]
+        ids = query.candidates.ids[rows]
+        try:
+            async with asyncio.timeout(timeout_s):
+                values = await self._store.vectors(collection, ids)
+        except TimeoutError:
+            raise BudgetSpent("rerank") from None
+        codec = collection.codec
+        sound: list[int] = []
+        for number, value in enumerate(values):
+            if value is None:
+                progress.missing.append(int(ids[number]))
+            elif codec.problem(value) is not None:
+                progress.corrupt.append(int(ids[number]))
+            else:
+                sound.append(number)
+        vectors = codec.decode([value for value in (values[n] for n in sound) if value])
+        scores = exact_scores(query.query, vectors)
+        finite = np.isfinite(scores)
+        progress.corrupt.extend(int(number) for number in ids[sound][~finite])
+        progress.ids.append(ids[sound][finite])
+        progress.scores.append(scores[finite])
+        progress.position += block
+
+
+def _answer(query: RerankQuery, progress: _Progress, complete: bool) -> RerankAnswer:
+    candidates = query.candidates
+    ids = np.concatenate(progress.ids) if progress.ids else np.empty(0, np.int64)
+    scores = np.concatenate(progress.scores) if progress.scores else np.empty(0, np.float32)
+    fetched, unseen = progress.position, len(progress.order) - progress.position
+    if not complete:
+        # What was not fetched keeps its estimate: of the same cosine, so the two may be ranked
+        # together, and better than dropping what the clock did not allow.
+        rest = progress.order[progress.position :]
+        ids = np.concatenate([ids, candidates.ids[rest]])
+        scores = np.concatenate([scores, candidates.estimates[rest]])
+    order = ranked(ids, scores)
+    ids, scores = ids[order], scores[order]
+    kept = (
+        len(ids)
+        if len(ids) <= query.k
+        else int(np.searchsorted(-scores, -scores[query.k - 1], side="right"))
+    )
+    certificate, at_risk = _certify(query, progress, complete, unseen)
+    return RerankAnswer(
+        ids=ids[:kept],
+        scores=scores[:kept],
+        considered=len(progress.order),
+        fetched=fetched,
+        certificate=certificate,
+        failure_probability=failure_probability(query.bound_z, at_risk),
+        missing=np.array(progress.missing, np.int64),
+        corrupt=np.array(progress.corrupt, np.int64),
+    )
+
+
+def _certify(
+    query: RerankQuery, progress: _Progress, complete: bool, unseen: int
+) -> tuple[Certificate, int]:
+    """The strongest certificate that holds, and how many bounds it rests on."""
+    if progress.missing or progress.corrupt:
+        return Certificate.NONE, 0
+    if not complete:
+        return Certificate.ESTIMATED, 0
+    rest = query.candidates.rest_upper_bound
+    if rest is not None and (rest == -np.inf or progress.kth_score(query.k) > rest):
+        return Certificate.COLLECTION, unseen + query.candidates.rest_count
+    return Certificate.WITHIN_CANDIDATES, unseen

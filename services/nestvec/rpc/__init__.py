@@ -1,0 +1,1 @@
+"""gRPC: messages to core types and back, errors to statuses and back, server and clients."""

@@ -1,0 +1,190 @@
+"""Ports over gRPC: an application that is mounted elsewhere, seen through the same face."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+import grpc
+
+from nestvec.core.arrays import Floats
+from nestvec.core.codec import floats_from_bytes, floats_to_bytes
+from nestvec.core.collection import Collection
+from nestvec.core.ports import (
+    CoarseAnswer,
+    CoarseQuery,
+    CoarseRows,
+    RerankAnswer,
+    RerankQuery,
+    TierStatus,
+)
+from nestvec.core.space import Role, Space
+from nestvec.rpc.status import error_from
+from nestvec.rpc.wire import (
+    certificate_from_wire,
+    collection_ref,
+    column_from_bytes,
+    hits_from_wire,
+    hits_to_wire,
+    ids_from_bytes,
+    ids_to_bytes,
+    role_to_wire,
+    space_from_wire,
+    tier_from_wire,
+)
+from nestvec.v1 import (
+    coarse_pb2,
+    coarse_pb2_grpc,
+    common_pb2,
+    encoder_pb2,
+    encoder_pb2_grpc,
+    rerank_pb2,
+    rerank_pb2_grpc,
+)
+
+Response = TypeVar("Response")
+
+# Building and reading a whole collection may take long; nobody waits for these on a query's path.
+_MANAGE_TIMEOUT_S = 600.0
+
+
+def channel_to(address: str, max_message_bytes: int) -> grpc.aio.Channel:
+    """A channel to one internal peer."""
+    return grpc.aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+        ],
+    )
+
+
+async def _answered(call: Awaitable[Response], peer: str) -> Response:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise error_from(error, peer) from None
+
+
+class RemoteEncoder:
+    """An encoder behind gRPC. Fills ports.Encoder. Made by `connect`, which learns the space."""
+
+    def __init__(self, channel: grpc.aio.Channel, space: Space) -> None:
+        self._stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+        self.space = space
+
+    @classmethod
+    async def connect(cls, channel: grpc.aio.Channel, timeout_s: float = 30.0) -> RemoteEncoder:
+        """Wait until the encoder answers. Raises WorkerUnavailable."""
+        stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+        response = await _answered(
+            stub.DescribeEncoder(
+                encoder_pb2.DescribeEncoderRequest(), timeout=timeout_s, wait_for_ready=True
+            ),
+            "encoder",
+        )
+        return cls(channel, space_from_wire(response.space))
+
+    async def encode(self, texts: Sequence[str], role: Role, timeout_s: float) -> Floats:
+        """See ports.Encoder."""
+        request = encoder_pb2.EncodeRequest(texts=texts, role=role_to_wire(role))
+        response = await _answered(self._stub.Encode(request, timeout=timeout_s), "encoder")
+        self.space.require_same(response.space.fingerprint, "the encoder's answer")
+        return floats_from_bytes(response.vectors, self.space.dim, "vectors")
+
+
+class RemoteCoarse:
+    """One shard behind gRPC. Fills ports.CoarseSearcher."""
+
+    def __init__(self, channel: grpc.aio.Channel, name: str = "coarse") -> None:
+        self._stub = coarse_pb2_grpc.CoarseServiceStub(channel)
+        self._name = name
+
+    async def search(self, query: CoarseQuery, timeout_s: float) -> CoarseAnswer:
+        """See ports.CoarseSearcher."""
+        space = common_pb2.SpaceRef(fingerprint=query.fingerprint, dim=query.queries.shape[1])
+        request = coarse_pb2.SearchCoarseRequest(
+            collection=coarse_pb2.CollectionRef(
+                name=query.collection, generation=query.generation, space=space
+            ),
+            queries=floats_to_bytes(query.queries),
+            coarse_dim=query.coarse_dim,
+            count=query.count,
+            bound_z=query.bound_z,
+        )
+        response = await _answered(self._stub.SearchCoarse(request, timeout=timeout_s), self._name)
+        return CoarseAnswer(
+            [hits_from_wire(columns) for columns in response.columns], response.documents
+        )
+
+    async def open(self, collection: Collection) -> int:
+        """See ports.CoarseSearcher."""
+        request = coarse_pb2.OpenCollectionRequest(collection=collection_ref(collection))
+        response = await _answered(
+            self._stub.OpenCollection(request, timeout=_MANAGE_TIMEOUT_S), self._name
+        )
+        return response.documents
+
+    async def apply(self, collection: Collection, rows: CoarseRows) -> int:
+        """See ports.CoarseSearcher."""
+        request = coarse_pb2.ApplyRowsRequest(
+            collection=collection_ref(collection),
+            ids=ids_to_bytes(rows.ids),
+            vectors=floats_to_bytes(rows.vectors),
+            removed_ids=ids_to_bytes(rows.removed),
+        )
+        response = await _answered(
+            self._stub.ApplyRows(request, timeout=_MANAGE_TIMEOUT_S), self._name
+        )
+        return response.documents
+
+    async def settle(self, collection: Collection) -> None:
+        """See ports.CoarseSearcher."""
+        request = coarse_pb2.SettleCollectionRequest(collection=collection_ref(collection))
+        await _answered(self._stub.SettleCollection(request, timeout=_MANAGE_TIMEOUT_S), self._name)
+
+    async def drop(self, name: str, generation: int) -> None:
+        """See ports.CoarseSearcher."""
+        ref = coarse_pb2.CollectionRef(name=name, generation=generation)
+        request = coarse_pb2.CloseCollectionRequest(collection=ref)
+        await _answered(self._stub.CloseCollection(request, timeout=_MANAGE_TIMEOUT_S), self._name)
+
+    async def status(self, collection: Collection) -> list[TierStatus]:
+        """See ports.CoarseSearcher."""
+        request = coarse_pb2.DescribeTiersRequest(collection=collection_ref(collection))
+        response = await _answered(
+            self._stub.DescribeTiers(request, timeout=_MANAGE_TIMEOUT_S), self._name
+        )
+        return [tier_from_wire(tier) for tier in response.tiers]
+
+
+class RemoteReranker:
+    """A reranker behind gRPC. Fills ports.Reranker."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = rerank_pb2_grpc.RerankServiceStub(channel)
+
+    async def rerank(
+        self, collection: Collection, query: RerankQuery, timeout_s: float
+    ) -> RerankAnswer:
+        """See ports.Reranker."""
+        request = rerank_pb2.RerankRequest(
+            collection=collection_ref(collection),
+            query=floats_to_bytes(query.query),
+            candidates=hits_to_wire(query.candidates, bounded=True),
+            k=query.k,
+            bound_z=query.bound_z,
+            exhaustive=query.exhaustive,
+        )
+        response = await _answered(self._stub.Rerank(request, timeout=timeout_s), "rerank")
+        ids = ids_from_bytes(response.ids, "ids")
+        return RerankAnswer(
+            ids=ids,
+            scores=column_from_bytes(response.scores, len(ids), "scores"),
+            considered=response.considered,
+            fetched=response.fetched,
+            certificate=certificate_from_wire(response.certificate),
+            failure_probability=response.failure_probability,
+            missing=ids_from_bytes(response.missing_ids, "missing_ids"),
+            corrupt=ids_from_bytes(response.corrupt_ids, "corrupt_ids"),
+        )

@@ -1,0 +1,144 @@
+"""Around every call: its id, its status, its time. One place turns errors into statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from nestvec.core.errors import NestvecError
+from nestvec.rpc.status import code_of, trailers_of
+from nestvec.telemetry.logs import logger, request_id
+from nestvec.telemetry.metrics import RPC_SECONDS, RPCS
+
+REQUEST_ID_KEY = "x-request-id"
+_LONGEST_ID = 128
+_log = logger()
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps unary and bidirectional calls; health and reflection pass through untouched."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Called for each request: the wrapping itself is made once a method."""
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith("/nestvec."):
+            return handler
+        wrapped = _wrap(handler, method.rsplit("/", 1)[-1])
+        self._wrapped[method] = wrapped
+        return wrapped
+
+
+def _wrap(handler: grpc.RpcMethodHandler[Any, Any], name: str) -> grpc.RpcMethodHandler[Any, Any]:
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(handler.unary_unary, name),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+    assert handler.stream_stream is not None, f"{name}: a kind of call that is not wrapped yet"
+    return grpc.stream_stream_rpc_method_handler(
+        _stream(handler.stream_stream, name),
+        handler.request_deserializer,
+        handler.response_serializer,
+    )
+
+
+def _unary(behaviour: Any, name: str) -> Any:
+    seconds = RPC_SECONDS.labels(name)
+    ok = RPCS.labels(name, "OK")
+
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        started = time.perf_counter()
+        request_id.set(_id_of(context))
+        try:
+            response = await behaviour(request, context)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure gets a status
+            await _fail(context, name, error)
+        else:
+            ok.inc()
+            return response
+        finally:
+            seconds.observe(time.perf_counter() - started)
+
+    return call
+
+
+def _stream(behaviour: Any, name: str) -> Any:
+    async def call(
+        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        started = time.perf_counter()
+        request_id.set(_id_of(context))
+        try:
+            async for response in behaviour(requests, context):
+                yield response
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+            await _fail(context, name, error)
+        else:
+            RPCS.labels(name, "OK").inc()
+        finally:
+            RPC_SECONDS.labels(name).observe(time.perf_counter() - started)
+
+    return call
+
+
+def _id_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and value:
+            return value[:_LONGEST_ID]
+    return uuid.uuid4().hex
+
+
+async def _fail(
+    context: grpc.aio.ServicerContext[Any, Any], name: str, error: BaseException
+) -> NoReturn:
+    """End the call with the error's status.
+
+    A bug's text stays in the log: the caller gets the id to quote.
+    """
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, asyncio.CancelledError):
+        # The caller went away, or its deadline passed: nobody is left to tell.
+        RPCS.labels(name, "CANCELLED").inc()
+        raise error
+    if isinstance(error, ExceptionGroup):
+        # A TaskGroup's: the first of its errors says why.
+        error = _first(error)
+    trailers: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID_KEY, request_id.get()),)
+    if isinstance(error, NestvecError):
+        code, message = code_of(error), str(error)
+        trailers = (*trailers, *trailers_of(error))
+        _log.info("rpc.refused", method=name, status=code.name, message=message)
+    else:
+        code = grpc.StatusCode.INTERNAL
+        message = f"internal error; quote request id {request_id.get()}"
+        _log.error("rpc.failed", method=name, exc_info=error)
+    RPCS.labels(name, code.name).inc()
+    await context.abort(code, message, trailers)
+    raise AssertionError("abort raises")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,53 @@
+"""Structured logs: events with fields, one line each, on stderr. Vectors and texts never enter."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+
+# Set by the gRPC interceptor for the length of a call; every line within carries it.
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+
+LogFormat = Literal["json", "console"]
+
+
+def configure_logs(level: str = "info", log_format: LogFormat = "console") -> None:
+    """Set up once, in main: `level` is a name that logging knows."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            _add_request_id,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def logger() -> structlog.typing.FilteringBoundLogger:
+    """The logger of the caller: `log.info("search.completed", coarse_dim=256)`."""
+    bound: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return bound
+
+
+def _add_request_id(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    if current := request_id.get():
+        event["request_id"] = current
+    return event
