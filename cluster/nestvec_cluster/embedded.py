@@ -1,206 +1,111 @@
 """The embedded engine: every application in one process, one public port, a store as a child.
 
 The applications are those that a cluster runs; only who mounts them differs. Any of encoder,
-coarse shards and reranker may instead stand behind gRPC: the settings name their addresses.
+coarse shards and reranker may instead stand behind gRPC: the settings give their addresses.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import nestvec
-from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
-from nestvec.adapters.faiss_index import FaissFactory
-from nestvec.adapters.redis_pool import RedisSettings
-from nestvec.adapters.redis_store import RedisStore
+from nestvec.adapters.opening import open_store
 from nestvec.admin import servicer as admin_servicer
 from nestvec.admin.app import AdminApp, StoredCatalogue
-from nestvec.admin.servicer import ServerFacts
-from nestvec.coarse.app import CoarseApp
+from nestvec.admin.main import admin_app, server_facts
+from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
-from nestvec.core.codec import VectorDtype
 from nestvec.core.ports import CoarseSearcher, Encoder, Reranker, VectorStore
 from nestvec.encoder import servicer as encoder_servicer
+from nestvec.encoder.main import open_encoder
 from nestvec.ingest import servicer as ingest_servicer
 from nestvec.ingest.app import IngestApp
+from nestvec.ingest.main import ingest_app
 from nestvec.query import servicer as query_servicer
 from nestvec.query.app import QueryApp
-from nestvec.query.plan import Limits, SearchClass
-from nestvec.rerank.app import RerankApp
-from nestvec.rpc.clients import RemoteCoarse, RemoteEncoder, RemoteReranker, channel_to
-from nestvec.rpc.server import Server, ServerLimits
+from nestvec.query.main import query_app
+from nestvec.rerank.main import open_reranker
+from nestvec.rpc.server import Mounted
+from nestvec.serving import listen
 from nestvec.telemetry.logs import logger
 
 _log = logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """What runs, for those in the same process."""
+class Applications:
+    """Everything that one process mounts, for those in the same process."""
 
     settings: Settings
-    address: str
-    server: Server
     query: QueryApp
     admin: AdminApp
     ingest: IngestApp
     encoder: Encoder
-    shards: tuple[CoarseSearcher, ...]
+    shards: list[CoarseSearcher]
     reranker: Reranker
     store: VectorStore
+
+    def mounted(self) -> list[Mounted]:
+        """The public services, and the encoder for clients that bring their own vectors."""
+        cap_s = self.settings.server.deadline_cap_s
+        return [
+            query_servicer.mount(self.query, cap_s),
+            ingest_servicer.mount(self.ingest),
+            admin_servicer.mount(self.admin, server_facts(self.settings, self.encoder)),
+            encoder_servicer.mount(self.encoder, cap_s),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A listening engine. address: host:port."""
+
+    address: str
+    applications: Applications
+
+
+async def open_applications(settings: Settings, stack: AsyncExitStack) -> Applications:
+    """Open every room and every collection in the store; `stack` closes them in reverse order."""
+    store = await open_store(settings.store, stack)
+    catalogue = StoredCatalogue(store)
+    encoder = await open_encoder(settings, stack)
+    shards = await open_shards(settings, store, stack)
+    reranker = await open_reranker(settings, store, stack)
+    admin = admin_app(settings, catalogue, encoder, shards, store)
+    applications = Applications(
+        settings=settings,
+        query=query_app(settings, catalogue, encoder, shards, reranker, store),
+        admin=admin,
+        ingest=ingest_app(settings, catalogue, encoder, shards, store, stack),
+        encoder=encoder,
+        shards=shards,
+        reranker=reranker,
+        store=store,
+    )
+    for collection in await admin.open_all():
+        if collection.space.fingerprint != encoder.space.fingerprint:
+            _log.warning(
+                "collection.other_space",
+                collection=collection.name,
+                collection_space=collection.space.fingerprint,
+                collection_model=collection.space.model,
+                encoder_space=encoder.space.fingerprint,
+                encoder_model=encoder.space.model,
+                hint="texts are refused for it: serve the model that it was made with",
+            )
+    return applications
+
+
+async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
+    """For `serving.run`: the whole engine in one process."""
+    return (await open_applications(settings, stack)).mounted()
 
 
 @asynccontextmanager
 async def running_engine(settings: Settings) -> AsyncIterator[Engine]:
     """Start everything, listen, and stop in reverse order. Raises ConfigError before listening."""
     async with AsyncExitStack() as stack:
-        store = await _store(settings, stack)
-        catalogue = StoredCatalogue(store)
-        encoder = await _encoder(settings, stack)
-        shards = await _shards(settings, store, stack)
-        reranker: Reranker = RerankApp(store)
-        if settings.rerank.address:
-            reranker = RemoteReranker(await _channel(settings, settings.rerank.address, stack))
-        classes = search_classes(settings)
-        limits = Limits(**settings.limits.model_dump())
-        query = QueryApp(catalogue, encoder, shards, reranker, store, classes, limits)
-        tiers = settings.coarse.tiers or tuple(one.coarse_dim for one in classes)
-        admin = AdminApp(
-            catalogue, encoder.space, shards, store, tiers, VectorDtype(settings.store.dtype)
-        )
-        ingest = IngestApp(catalogue, encoder, shards, store, limits.max_text_bytes)
-        stack.push_async_callback(ingest.close)
-        for collection in await admin.open_all():
-            if collection.space.fingerprint != encoder.space.fingerprint:
-                _log.warning(
-                    "collection.other_space",
-                    collection=collection.name,
-                    space=collection.space.fingerprint,
-                    model=collection.space.model,
-                    encoder=encoder.space.fingerprint,
-                    encoder_model=encoder.space.model,
-                    hint="texts are refused for it; serve the model it was made with",
-                )
-        cap_s = settings.server.deadline_cap_s
-        server = Server(
-            [
-                query_servicer.mount(query, cap_s),
-                ingest_servicer.mount(ingest),
-                admin_servicer.mount(admin, _facts(settings, encoder, classes)),
-                encoder_servicer.mount(encoder, cap_s),
-            ],
-            ServerLimits(
-                settings.server.max_message_bytes,
-                settings.server.max_concurrent_calls,
-                settings.server.drain_s,
-            ),
-        )
-        port = await server.start(settings.server.host, settings.server.port)
-        stack.push_async_callback(server.stop)
-        address = f"{settings.server.host}:{port}"
-        yield Engine(
-            settings,
-            address,
-            server,
-            query,
-            admin,
-            ingest,
-            encoder,
-            tuple(shards),
-            reranker,
-            store,
-        )
-
-
-def search_classes(settings: Settings) -> list[SearchClass]:
-    """The configured classes."""
-    return [SearchClass(name, **one.model_dump()) for name, one in settings.classes.items()]
-
-
-async def _store(settings: Settings, stack: AsyncExitStack) -> VectorStore:
-    section = settings.store
-    url = section.url
-    if url is None:
-        embedded = EmbeddedValkey(
-            EmbeddedSettings(
-                data_dir=section.data_dir,
-                appendfsync=section.fsync,
-                maxmemory_bytes=section.max_memory_bytes,
-            )
-        )
-        # In this thread: the child is tied to the life of the thread that started it.
-        embedded.start()
-        stack.push_async_callback(asyncio.to_thread, embedded.stop)
-        url = embedded.url
-    store = RedisStore(
-        RedisSettings(
-            url=url,
-            prefix=section.prefix,
-            max_connections=section.max_connections,
-            command_timeout_s=section.timeout_s,
-        )
-    )
-    stack.push_async_callback(store.close)
-    await store.ping()
-    await store.finish_drops()
-    return store
-
-
-async def _encoder(settings: Settings, stack: AsyncExitStack) -> Encoder:
-    section = settings.encoder
-    if section.address:
-        return await RemoteEncoder.connect(await _channel(settings, section.address, stack))
-    from nestvec.encoder.main import local_encoder
-
-    encoder = local_encoder(section, settings.limits)
-    stack.callback(encoder.close)
-    return encoder
-
-
-async def _shards(
-    settings: Settings, store: VectorStore, stack: AsyncExitStack
-) -> list[CoarseSearcher]:
-    section = settings.coarse
-    if section.addresses:
-        return [
-            RemoteCoarse(await _channel(settings, address, stack), f"shard {number}")
-            for number, address in enumerate(section.addresses)
-        ]
-    factory = FaissFactory(section.threads, section.exact_rows, section.use_gpu)
-    shards: list[CoarseSearcher] = []
-    for number in range(section.shards):
-        shard = CoarseApp(store, factory, number, section.shards, section.threads, section.waiting)
-        stack.push_async_callback(shard.close)
-        shards.append(shard)
-    return shards
-
-
-async def _channel(settings: Settings, address: str, stack: AsyncExitStack):  # type: ignore[no-untyped-def]
-    channel = channel_to(address, settings.server.max_message_bytes)
-    stack.push_async_callback(channel.close)
-    return channel
-
-
-def _facts(settings: Settings, encoder: Encoder, classes: list[SearchClass]) -> ServerFacts:
-    return ServerFacts(
-        version=nestvec.__version__,
-        space=encoder.space,
-        classes=tuple(
-            {
-                "name": one.name,
-                "coarse_dim": one.coarse_dim,
-                "k": one.k,
-                "candidates": one.candidates,
-                "rerank": one.rerank,
-                "min_coverage": one.min_coverage,
-            }
-            for one in classes
-        ),
-        limits={
-            **settings.limits.model_dump(),
-            "max_message_bytes": settings.server.max_message_bytes,
-        },
-    )
+        applications = await open_applications(settings, stack)
+        server = await listen(settings, applications.mounted(), stack)
+        yield Engine(f"{settings.server.host}:{server.port}", applications)

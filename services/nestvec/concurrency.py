@@ -46,6 +46,11 @@ class BoundedExecutor:
             raise BudgetSpent(stage)
         return future.result()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return self._taken == 0
+
     def _leave(self, future: asyncio.Future[Result]) -> None:
         self._taken -= 1
         if not future.cancelled():

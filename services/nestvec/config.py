@@ -84,7 +84,10 @@ class EncoderSection(_Section):
     api_key_env: str | None = Field(None, description="The variable that holds the key.")
     api_key_file: Path | None = None
     revision: str = Field("", description="Part of the fingerprint where weights are not local.")
+    device: str = Field("", description="As torch names it; empty lets the library choose.")
+    trust_remote_code: bool = Field(False, description="Run code that the model's authors ship.")
     card: CardSection | None = None
+    card_file: Path | None = Field(None, description="The same as `card`, as a JSON file.")
     threads: int = Field(2, ge=1, le=64)
     batch: int = Field(256, ge=1, le=4096, description="Texts in one call of the model.")
     address: str | None = Field(
@@ -98,7 +101,8 @@ class CoarseSection(_Section):
     tiers: tuple[int, ...] = Field(
         (), description="Of new collections. Empty: those that the classes need."
     )
-    shards: int = Field(1, ge=1, le=64, description="In this process.")
+    shards: int = Field(1, ge=1, le=64, description="Of every collection.")
+    shard: int = Field(0, ge=0, description="Which one a process of the coarse tier alone holds.")
     threads: int = Field(2, ge=1, le=64)
     waiting: int = Field(256, ge=1, description="Searches that may queue before one is refused.")
     exact_rows: int = Field(10_000, ge=1, description="Smaller segments are scanned exactly.")

@@ -11,6 +11,8 @@ from pathlib import Path
 from nestvec.core.errors import ConfigError
 
 _FILE = "nestvec.lock"
+# A process that was killed still looks alive for a moment.
+_SURE_S = 0.5
 
 
 class DataLock:
@@ -23,12 +25,12 @@ class DataLock:
 
     def __init__(self, data_dir: Path, patience_s: float) -> None:
         """Take it. Waits up to `patience_s` for a server whose engine is gone to finish saving;
-        raises ConfigError at once when the engine that holds it is alive.
+        raises ConfigError much sooner when the engine that holds it is alive.
         """
         path = data_dir / _FILE
         self.fileno = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            self._take(path, time.monotonic() + patience_s)
+            self._take(path, patience_s)
             os.ftruncate(self.fileno, 0)
             os.pwrite(self.fileno, b"%d\n" % os.getpid(), 0)
         except BaseException:
@@ -41,13 +43,15 @@ class DataLock:
             os.close(self.fileno)
             self.fileno = -1
 
-    def _take(self, path: Path, deadline: float) -> None:
+    def _take(self, path: Path, patience_s: float) -> None:
+        started = time.monotonic()
         while True:
             try:
                 fcntl.flock(self.fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = _read_pid(self.fileno)
-                if time.monotonic() > deadline or (holder and _alive(holder)):
+                limit_s = _SURE_S if holder and _alive(holder) else patience_s
+                if time.monotonic() - started > limit_s:
                     raise ConfigError(
                         f"data directory {path.parent} is in use by process "
                         f"{holder or '(unknown)'}; stop that one, or choose another data_dir"

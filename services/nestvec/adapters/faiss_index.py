@@ -75,7 +75,7 @@ class FaissFactory:
 
     @property
     def device(self) -> str:
-        """ "gpu" or "cpu"."""
+        """Where it builds: gpu or cpu."""
         return "gpu" if self._gpu else "cpu"
 
     def build(self, prefixes: Floats) -> CoarseIndex:

@@ -39,7 +39,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def CreateCollection(
         self,
         request: admin_pb2.CreateCollectionRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> admin_pb2.CreateCollectionResponse:
         """See admin.proto."""
         wish = CollectionWish(
@@ -63,8 +63,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     async def ListCollections(
         self,
-        request: admin_pb2.ListCollectionsRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+        request: admin_pb2.ListCollectionsRequest,
+        context: Context,
     ) -> admin_pb2.ListCollectionsResponse:
         """See admin.proto."""
         collections = await self._app.collections()
@@ -75,7 +75,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def DescribeCollection(
         self,
         request: admin_pb2.DescribeCollectionRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> admin_pb2.DescribeCollectionResponse:
         """See admin.proto."""
         report = await self._app.describe(request.name)
@@ -94,7 +94,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def DropCollection(
         self,
         request: admin_pb2.DropCollectionRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> admin_pb2.DropCollectionResponse:
         """See admin.proto."""
         await self._app.drop(request.name)
@@ -103,8 +103,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     async def DescribeServer(
         self,
-        request: admin_pb2.DescribeServerRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+        request: admin_pb2.DescribeServerRequest,
+        context: Context,
     ) -> admin_pb2.DescribeServerResponse:
         """See admin.proto."""
         return admin_pb2.DescribeServerResponse(

@@ -49,7 +49,7 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
     async def OpenCollection(
         self,
         request: coarse_pb2.OpenCollectionRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> coarse_pb2.OpenCollectionResponse:
         """See coarse.proto."""
         documents = await self._app.open(await self._named(request.collection))
@@ -58,7 +58,7 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
     async def ApplyRows(
         self,
         request: coarse_pb2.ApplyRowsRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> coarse_pb2.ApplyRowsResponse:
         """See coarse.proto."""
         collection = await self._named(request.collection)
@@ -72,7 +72,7 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
     async def SettleCollection(
         self,
         request: coarse_pb2.SettleCollectionRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> coarse_pb2.SettleCollectionResponse:
         """See coarse.proto."""
         await self._app.settle(await self._named(request.collection))
@@ -81,7 +81,7 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
     async def CloseCollection(
         self,
         request: coarse_pb2.CloseCollectionRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> coarse_pb2.CloseCollectionResponse:
         """See coarse.proto. The catalogue has forgotten it by now: only its name matters."""
         await self._app.drop(request.collection.name, request.collection.generation)
@@ -90,7 +90,7 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
     async def DescribeTiers(
         self,
         request: coarse_pb2.DescribeTiersRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> coarse_pb2.DescribeTiersResponse:
         """See coarse.proto."""
         tiers = await self._app.status(await self._named(request.collection))

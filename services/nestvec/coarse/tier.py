@@ -112,6 +112,11 @@ class Tier:
             columns.ids[best], estimates[best], half_widths[best], rest_upper, live - len(best)
         )
 
+    @property
+    def scan_size(self) -> int:
+        """Rows times dimensions that one search scans."""
+        return sum(len(view.segment) for view in self._state.views) * self.dim
+
     def status(self) -> TierStatus:
         """Documents, deleted rows, segments and bytes."""
         views = self._state.views

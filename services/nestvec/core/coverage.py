@@ -1,4 +1,4 @@
-"""What an answer covered, and what was taken from it: the part of a response that must be honest."""
+"""What an answer covered, and what was taken from it: where a response must be honest."""
 
 from __future__ import annotations
 

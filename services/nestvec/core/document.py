@@ -15,7 +15,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """id: a caller's own key, 1 to 512 bytes of UTF-8. fields: typed metadata, returned as given."""
+    """id: the caller's own key, 1 to 512 bytes of UTF-8. fields: typed metadata, kept as given."""
 
     id: str
     text: str

@@ -63,8 +63,9 @@ class SpaceMismatch(NestvecError):
 
     def __init__(self, expected: str, got: str, what: str) -> None:
         super().__init__(
-            f"{what} is in space {got or '(none given)'}, expected {expected}: vectors of different "
-            f"models, prompts or recipes cannot be compared; encode again with the expected one"
+            f"{what} is in space {got or '(none given)'}, expected {expected}: vectors of "
+            f"different models, prompts or recipes cannot be compared; encode again with the "
+            f"expected one"
         )
         self.expected = expected
         self.got = got

@@ -65,7 +65,8 @@ def accept_vectors(vectors: Floats, space: Space, field: str = "vector") -> Floa
             f"apply the model's recipe ({'layer-norm, then ' if space.recipe.layer_norm else ''}L2)"
             f" before sending, or send the text",
         )
-    return vectors / norms[:, None].astype(np.float32)
+    rescaled: Floats = vectors / norms[:, None].astype(np.float32)
+    return rescaled
 
 
 def truncate(vectors: Floats, dim: int, space: Space) -> Floats:

@@ -37,8 +37,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
     async def DescribeEncoder(
         self,
-        request: encoder_pb2.DescribeEncoderRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
+        request: encoder_pb2.DescribeEncoderRequest,
+        context: Context,
     ) -> encoder_pb2.DescribeEncoderResponse:
         """See encoder.proto."""
         return encoder_pb2.DescribeEncoderResponse(space=space_to_wire(self._app.space))

@@ -1,4 +1,4 @@
-"""IngestService over IngestApp: batches prepared side by side, committed in order, acked by offset."""
+"""IngestService over IngestApp: prepared side by side, committed in order, acked by offset."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     async def DeleteDocuments(
         self,
         request: ingest_pb2.DeleteDocumentsRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> ingest_pb2.DeleteDocumentsResponse:
         """See ingest.proto."""
         deleted, missing = await self._app.delete(request.collection, list(request.ids))
@@ -157,7 +157,8 @@ def _vector(data: bytes, dim: int) -> Floats | None:
     rows = floats_from_bytes(data, dim or len(data) // 4, "document.vector")
     if len(rows) != 1:
         raise InvalidRequest("document.vector", f"{len(data) // 4} values, expected {dim}")
-    return rows[0]
+    vector: Floats = rows[0]
+    return vector
 
 
 def _failure(batch: _Batch, failure: Failure) -> ingest_pb2.IngestError:

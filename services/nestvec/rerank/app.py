@@ -1,8 +1,8 @@
 """The rerank application: full-dimension order for candidates, fetching no more than it must.
 
-The bounded rerank. Each candidate has an upper bound on its full cosine. Full vectors are fetched in
-order of that bound, in small blocks, and the fetch stops when the k-th best exact score exceeds the
-next bound: nothing left can enter the answer. Source of the bound: core/sketch.py.
+The bounded rerank. Each candidate has an upper bound on its full cosine. Full vectors are fetched
+in order of that bound, in small blocks, and the fetch stops when the k-th best exact score exceeds
+the next bound: nothing left can enter the answer. Source of the bound: core/sketch.py.
 """
 
 from __future__ import annotations

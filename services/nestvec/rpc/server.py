@@ -105,5 +105,6 @@ def _options(limits: ServerLimits) -> list[tuple[str, int]]:
 
 def time_left_s(context: grpc.aio.ServicerContext[Any, Any], cap_s: float) -> float:
     """Seconds until the caller's deadline, at most the server's cap."""
-    remaining = context.time_remaining()
-    return cap_s if remaining is None else min(float(remaining), cap_s)
+    # The stubs say it always is a number; without a deadline it is None.
+    remaining: Any = context.time_remaining()
+    return cap_s if remaining is None else min(cap_s, float(remaining))

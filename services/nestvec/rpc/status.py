@@ -103,7 +103,9 @@ def error_from(call: grpc.RpcError, peer: str) -> errors.NestvecError:
 
 
 def _info_of(call: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
-    for key, value in call.trailing_metadata() or ():
+    # Pairs, whatever the stubs say of grpc.RpcError; None on a call that never reached a server.
+    trailers: Any = call.trailing_metadata()
+    for key, value in trailers or ():
         if key != _DETAILS_KEY:
             continue
         status = status_pb2.Status.FromString(value)

@@ -1,0 +1,53 @@
+"""Serve writing and the administration of collections on their own.
+
+The two share a process: a collection has one writer, and who creates or drops it must be that one.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from nestvec.adapters.opening import open_shared_store
+from nestvec.admin import servicer as admin_servicer
+from nestvec.admin.app import StoredCatalogue
+from nestvec.admin.main import admin_app, server_facts
+from nestvec.coarse.main import open_shards
+from nestvec.config import Settings
+from nestvec.core.ports import Catalogue, CoarseSearcher, Encoder, VectorStore
+from nestvec.encoder.main import open_encoder
+from nestvec.ingest import servicer
+from nestvec.ingest.app import IngestApp
+from nestvec.rpc.server import Mounted
+from nestvec.serving import run_main
+
+
+def ingest_app(
+    settings: Settings,
+    catalogue: Catalogue,
+    encoder: Encoder,
+    shards: list[CoarseSearcher],
+    store: VectorStore,
+    stack: AsyncExitStack,
+) -> IngestApp:
+    """The application; `stack` lets it free what waits to be freed."""
+    app = IngestApp(catalogue, encoder, shards, store, settings.limits.max_text_bytes)
+    stack.push_async_callback(app.close)
+    return app
+
+
+async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
+    """What a process of this application offers."""
+    store = await open_shared_store(settings.store, stack)
+    encoder = await open_encoder(settings, stack)
+    shards = await open_shards(settings, store, stack)
+    catalogue = StoredCatalogue(store)
+    admin = admin_app(settings, catalogue, encoder, shards, store)
+    await admin.open_all()
+    return [
+        servicer.mount(ingest_app(settings, catalogue, encoder, shards, store, stack)),
+        admin_servicer.mount(admin, server_facts(settings, encoder)),
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(mounted, "writing and administration"))
