@@ -21,6 +21,8 @@ from nestvec.core.ports import CoarseIndex
 # k-means for 16 centroids a sub-quantiser needs few points; more only cost time.
 _TRAINING_ROWS = 50_000
 _EXACT_ROWS = 10_000
+# FAISS refuses to train 16 centroids on fewer than 16 rows, and warns below 39 for each.
+_LEAST_TRAINED_ROWS = 16 * 39
 # FAISS on a GPU selects at most this many neighbours (faiss/gpu/utils/Limits).
 _GPU_LARGEST_COUNT = 2048
 # From this many queries on, a call uses more than one thread: a single scan cannot.
@@ -65,11 +67,11 @@ class FaissFactory:
 
     def __init__(self, threads: int = 1, exact_rows: int = _EXACT_ROWS, use_gpu: bool = True):
         """threads: for builds and for batches of queries. exact_rows: smaller segments are
-        scanned exactly. use_gpu: where FAISS sees one.
+        scanned exactly, and any that is too small to train on. use_gpu: where FAISS sees one.
         """
         self._faiss = import_faiss()
         self._threads = threads
-        self._exact_rows = exact_rows
+        self._exact_rows = max(exact_rows, _LEAST_TRAINED_ROWS)
         gpus = self._faiss.get_num_gpus() if use_gpu else 0
         self._gpu = GpuResources(self._faiss) if gpus > 0 else None
 
@@ -163,14 +165,14 @@ class GpuFlatIndex:
         self, queries: Floats, count: int, allowed: Bools | None = None
     ) -> tuple[Ids, Floats]:
         """See ports.CoarseIndex. GPU indexes take no selector: the deleted are asked for as well
-        and dropped.
+        and dropped. What exceeds the GPU's own limit is padding.
         """
         dead = 0 if allowed is None else int(len(allowed) - allowed.sum())
         with self._resources.lock:
             scores, rows = self._index.search(
                 np.ascontiguousarray(queries), min(count + dead, _GPU_LARGEST_COUNT)
             )
-        return (rows, scores) if allowed is None else _only_allowed(rows, scores, allowed, count)
+        return _only_allowed(rows, scores, allowed, count)
 
 
 class _Sized(Protocol):
@@ -178,11 +180,19 @@ class _Sized(Protocol):
     d: int
 
 
-def _only_allowed(rows: Ids, scores: Floats, allowed: Bools, count: int) -> tuple[Ids, Floats]:
+def _only_allowed(
+    rows: Ids, scores: Floats, allowed: Bools | None, count: int
+) -> tuple[Ids, Floats]:
+    """(n, count) columns of those that are allowed, padded with -1."""
+    if allowed is None and rows.shape[1] == count:
+        return rows, scores
     kept_rows = np.full((len(rows), count), -1, np.int64)
     kept_scores = np.full((len(rows), count), -np.inf, np.float32)
     for number, (mine, my_scores) in enumerate(zip(rows, scores, strict=True)):
-        good = np.flatnonzero((mine >= 0) & allowed[np.maximum(mine, 0)])[:count]
+        real = mine >= 0
+        if allowed is not None:
+            real &= allowed[np.maximum(mine, 0)]
+        good = np.flatnonzero(real)[:count]
         kept_rows[number, : len(good)] = mine[good]
         kept_scores[number, : len(good)] = my_scores[good]
     return kept_rows, kept_scores

@@ -31,8 +31,7 @@ async def open_store(section: StoreSection, stack: AsyncExitStack) -> VectorStor
                 maxmemory_bytes=section.max_memory_bytes,
             )
         )
-        # In this thread: the child is tied to the life of the thread that started it.
-        embedded.start()
+        await asyncio.to_thread(embedded.start)
         stack.push_async_callback(asyncio.to_thread, embedded.stop)
         url = embedded.url
     elif section.data_dir is not None:

@@ -80,7 +80,8 @@ class RedisStore:
         """Write records under new internal ids and point their external ids at them.
 
         Atomic a partition; on a standalone server also over partitions, up to 4 MiB. After an
-        error some partitions may be written and others not: write all of `records` again.
+        error some partitions may be written and others not: write all of `records` again. What
+        the first try replaced is then named by no answer; only the id map knows that it is dead.
         Raises InvalidRequest on an id that stands twice, or more records than 16,384.
         """
         await self._require_format()

@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     reported = False
     signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
     os.set_inheritable(pipe, False)  # the server must not hold it
+    os.chdir("/")  # nor this process anyone's directory
     try:
         with log.open("ab") as output:
             server = subprocess.Popen(

@@ -15,7 +15,7 @@ from nestvec.core.ports import (
     TierStatus,
     VectorStore,
 )
-from nestvec.core.sketch import random_rotation, rotation_name
+from nestvec.core.sketch import dither_name, random_dither, random_rotation, rotation_name
 from nestvec.core.space import Space
 from nestvec.core.tiers import nearest_tier
 
@@ -95,16 +95,10 @@ class AdminApp:
     async def create(self, wish: CollectionWish, exist_ok: bool) -> tuple[Collection, bool]:
         """The collection, and whether it is new. Raises AlreadyExists, or InvalidRequest."""
         collection = self._designed(wish)
-        rotations = {
-            rotation_name(dim): floats_to_bytes(
-                random_rotation(collection.store_dim - dim, collection.rotation_seed + dim)
-            )
-            for dim in collection.tiers
-            if dim < collection.store_dim
-        }
+        drawn = _drawn(collection)
         created = True
         try:
-            collection = await self._store.create_collection(collection, rotations)
+            collection = await self._store.create_collection(collection, drawn)
         except AlreadyExists:
             self._catalogue.forget(wish.name)
             existing = await self._catalogue.get(wish.name)
@@ -156,6 +150,18 @@ class AdminApp:
         for collection in collections:
             await asyncio.gather(*(shard.open(collection) for shard in self._shards))
         return collections
+
+
+def _drawn(collection: Collection) -> dict[str, bytes]:
+    """What a generation draws once: the rotation and the dither of each tier's codes."""
+    drawn = {}
+    for dim in collection.tiers:
+        seed = collection.rotation_seed + dim
+        drawn[dither_name(dim)] = floats_to_bytes(random_dither(dim, seed))
+        if dim < collection.store_dim:
+            rotation = random_rotation(collection.store_dim - dim, seed)
+            drawn[rotation_name(dim)] = floats_to_bytes(rotation)
+    return drawn
 
 
 def _require_same_design(existing: Collection, wished: Collection) -> None:

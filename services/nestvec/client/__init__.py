@@ -1,1 +1,66 @@
-"""The public SDK, sync and async, over the public gRPC API."""
+"""The public SDK, sync and async, over the public gRPC API.
+
+    from nestvec import NestvecClient
+
+    with NestvecClient("127.0.0.1:7700") as client:
+        for hit in client.search("docs", "how do I read a file", k=5).hits:
+            print(hit.score, hit.id)
+
+Errors are those of `nestvec.core.errors`, with the server's own message. Every call has a deadline.
+Reads are tried again when the server does not answer; writes never are.
+"""
+
+from __future__ import annotations
+
+from nestvec.client.async_client import AsyncNestvecClient
+from nestvec.client.calls import SearchOptions
+from nestvec.client.ingest import IngestInterrupted
+from nestvec.client.sync_client import NestvecClient
+from nestvec.client.values import (
+    CollectionDescription,
+    CollectionInfo,
+    Degradation,
+    DeleteResult,
+    Explanation,
+    GetResult,
+    Hit,
+    IngestDocument,
+    IngestFailure,
+    IngestProgress,
+    IngestReason,
+    IngestReport,
+    SearchClassInfo,
+    SearchResult,
+    ServerInfo,
+    ServerLimits,
+    SpaceRef,
+    StoredDocument,
+)
+from nestvec.client.vectors import as_query_vector, normalise
+
+__all__ = [
+    "AsyncNestvecClient",
+    "CollectionDescription",
+    "CollectionInfo",
+    "Degradation",
+    "DeleteResult",
+    "Explanation",
+    "GetResult",
+    "Hit",
+    "IngestDocument",
+    "IngestFailure",
+    "IngestInterrupted",
+    "IngestProgress",
+    "IngestReason",
+    "IngestReport",
+    "NestvecClient",
+    "SearchClassInfo",
+    "SearchOptions",
+    "SearchResult",
+    "ServerInfo",
+    "ServerLimits",
+    "SpaceRef",
+    "StoredDocument",
+    "as_query_vector",
+    "normalise",
+]

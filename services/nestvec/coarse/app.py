@@ -10,7 +10,7 @@ import numpy as np
 
 from nestvec.coarse.tier import Tier
 from nestvec.concurrency import BoundedExecutor
-from nestvec.core.arrays import Ids
+from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.codec import floats_from_bytes
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest, NotFound
@@ -23,12 +23,14 @@ from nestvec.core.ports import (
     TierStatus,
     VectorStore,
 )
-from nestvec.core.sketch import TailSketch, rotation_name
+from nestvec.core.sketch import TailSketch, dither_name, rotation_name
 from nestvec.telemetry.logs import logger
 
 # A pause this long in writing is used to merge everything into one segment.
 _IDLE_S = 0.5
 _AFTER_FAILURE_S = 5.0
+# How far from 1 the length of a stored vector may be: int8 codes of it come nearest to this.
+_ROUNDING = 0.1
 # Rows times dimensions: about 0.3 ms of a 4-bit scan on one core.
 _INLINE_SCAN = 200_000 * 128
 _log = logger()
@@ -67,8 +69,10 @@ class CoarseApp:
         self._served: dict[str, _Served] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._search_threads = BoundedExecutor("coarse-search", threads, waiting)
-        # Apart from searching, so that a long merge never holds a search's thread.
+        # Apart from searching, so that a long merge never holds a search's thread; and apart from
+        # each other, so that it never holds a write's.
         self._write_threads = BoundedExecutor("coarse-write", 2, waiting)
+        self._upkeep_threads = BoundedExecutor("coarse-upkeep", 1, waiting)
 
     # --- searching ------------------------------------------------------------------------------
 
@@ -80,6 +84,7 @@ class CoarseApp:
         if tier is None:
             served.collection.require_tier(query.coarse_dim, "coarse_dim")
             raise InvalidRequest("coarse_dim", f"tier {query.coarse_dim} is not loaded here")
+        _check(query, served.collection)
         search = partial(tier.search, query.queries, query.count, query.bound_z)
         plain = query.bound_z is None and len(query.queries) == 1
         if plain and self._search_threads.idle and tier.scan_size <= _INLINE_SCAN:
@@ -117,8 +122,8 @@ class CoarseApp:
             served = _Served(collection, tiers)
             await self._load(served)
             self._served[collection.name] = served
-            served.upkeep = asyncio.create_task(self._keep_up(served))
             self._touch(served)
+            served.upkeep = asyncio.create_task(self._keep_up(served))
             return _documents(served)
 
     async def _tier(self, collection: Collection, dim: int) -> Tier:
@@ -127,7 +132,9 @@ class CoarseApp:
         if tail:
             raw = await self._store.asset(collection, rotation_name(dim))
             rotation = floats_from_bytes(raw, tail, rotation_name(dim))
-        return Tier(dim, TailSketch(dim, collection.store_dim, rotation), self._factory)
+        raw = await self._store.asset(collection, dither_name(dim))
+        dither = floats_from_bytes(raw, dim, dither_name(dim))[0]
+        return Tier(dim, TailSketch(dim, collection.store_dim, rotation, dither), self._factory)
 
     async def _load(self, served: _Served) -> None:
         collection = served.collection
@@ -149,12 +156,15 @@ class CoarseApp:
             for number, value in zip(ids, values, strict=True)
             if value is not None and codec.problem(value) is None
         ]
-        served.corrupt += len(ids) - len(sound)
-        if sound:
-            found = np.array([number for number, _ in sound], np.int64)
+        found = np.array([number for number, _ in sound], np.int64)
+        vectors = codec.decode([value for _, value in sound])
+        # Of the right size and still not a unit vector: one such must not keep others from use.
+        searchable = _searchable(vectors, served.collection.tiers[0])
+        found, vectors = found[searchable], vectors[searchable]
+        served.corrupt += len(ids) - len(found)
+        if len(found):
             # A scan may name an id twice, and a batch before this one may hold it.
-            rows = CoarseRows(found, codec.decode([value for _, value in sound]), found)
-            await self._apply_to_tiers(served, rows)
+            await self._apply_to_tiers(served, CoarseRows(found, vectors, found))
 
     async def apply(self, collection: Collection, rows: CoarseRows) -> int:
         """See ports.CoarseSearcher."""
@@ -165,8 +175,10 @@ class CoarseApp:
         return _documents(served)
 
     async def _apply_to_tiers(self, served: _Served, rows: CoarseRows) -> None:
-        for tier in served.tiers.values():
-            await self._write_threads.run("index", None, partial(tier.apply, rows))
+        # One job for all tiers: a caller that goes away must not leave some of them without it.
+        # The shortest tier comes first, and what it can index the longer ones can too.
+        tiers = list(served.tiers.values())
+        await self._write_threads.run("index", None, lambda: [tier.apply(rows) for tier in tiers])
 
     async def drop(self, name: str, generation: int) -> None:
         """See ports.CoarseSearcher."""
@@ -174,6 +186,8 @@ class CoarseApp:
         if served is None or served.collection.generation != generation:
             return
         del self._served[name]
+        # Whoever waits for it to settle is told that it is gone.
+        served.settled.set()
         if served.upkeep is not None:
             served.upkeep.cancel()
             await asyncio.gather(served.upkeep, return_exceptions=True)
@@ -193,6 +207,7 @@ class CoarseApp:
     async def settle(self, collection: Collection) -> None:
         """See ports.CoarseSearcher."""
         await self._get(collection.name, collection.generation).settled.wait()
+        self._get(collection.name, collection.generation)
 
     async def _keep_up(self, served: _Served) -> None:
         """Seal and merge while there is something to; sleep until the next change otherwise."""
@@ -216,7 +231,7 @@ class CoarseApp:
     async def _compact(self, served: _Served, idle: bool) -> bool:
         worked = False
         for tier in served.tiers.values():
-            done = await self._write_threads.run("compact", None, partial(tier.compact, idle))
+            done = await self._upkeep_threads.run("compact", None, partial(tier.compact, idle))
             worked = worked or done
         return worked
 
@@ -224,8 +239,27 @@ class CoarseApp:
         """Stop upkeep and threads."""
         for served in list(self._served.values()):
             await self.drop(served.collection.name, served.collection.generation)
-        self._search_threads.close()
-        self._write_threads.close()
+        # Off the event loop: a merge that runs is waited for.
+        for threads in (self._search_threads, self._write_threads, self._upkeep_threads):
+            await asyncio.to_thread(threads.close)
+
+
+def _check(query: CoarseQuery, collection: Collection) -> None:
+    if query.queries.shape[1] != collection.store_dim:
+        raise InvalidRequest(
+            "queries", f"{query.queries.shape[1]} dimensions, expected {collection.store_dim}"
+        )
+    if query.count < 1:
+        raise InvalidRequest("count", f"{query.count}, expected 1 or more")
+
+
+def _searchable(vectors: Floats, shortest: int) -> Bools:
+    """Which rows can have been written: unit but for rounding, with a direction in every tier."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1)
+        heads = np.linalg.norm(vectors[:, :shortest], axis=1)
+        searchable: Bools = (np.abs(lengths - 1.0) < _ROUNDING) & (heads > 0.0)
+    return searchable
 
 
 def _documents(served: _Served) -> int:

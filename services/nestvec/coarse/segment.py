@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nestvec.core.arrays import Bools, Floats, Ids
-from nestvec.core.codec import Int8Codes, quantise_int8
+from nestvec.core.codec import Int8Codes
 from nestvec.core.errors import DegenerateVector
 from nestvec.core.ports import CoarseIndex, CoarseIndexFactory
 from nestvec.core.sketch import SketchColumns, TailSketch
@@ -62,7 +62,7 @@ class Columns:
         return here
 
 
-def encode_columns(ids: Ids, vectors: Floats, dim: int, sketch: TailSketch) -> Columns:
+def encode_columns(ids: Ids, vectors: Floats, sketch: TailSketch) -> Columns:
     """Columns of new rows, sorted by id.
 
     ids: (n,) int64. vectors: (n, store_dim) float32, as the store gives them back.
@@ -70,11 +70,11 @@ def encode_columns(ids: Ids, vectors: Floats, dim: int, sketch: TailSketch) -> C
     """
     order = np.argsort(ids)
     vectors = vectors[order]
-    heads = vectors[:, :dim]
-    norms = np.linalg.norm(heads, axis=1, keepdims=True)
-    if len(norms) and not norms.min() > 0.0:
-        raise DegenerateVector("vector", f"zero over its first {dim} dimensions")
-    return Columns(ids[order], quantise_int8(heads / norms), sketch.encode(vectors))
+    dim = sketch.coarse_dim
+    # Not the negation of "zero": NaN is no direction either.
+    if not (np.linalg.norm(vectors[:, :dim], axis=1) > 0.0).all():
+        raise DegenerateVector("vector", f"no direction over its first {dim} dimensions")
+    return Columns(ids[order], sketch.encode_prefixes(vectors), sketch.encode(vectors))
 
 
 def concatenate(parts: Sequence[Columns]) -> Columns:

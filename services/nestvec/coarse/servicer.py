@@ -7,9 +7,9 @@ from typing import Any
 import grpc
 
 from nestvec.core.codec import floats_from_bytes
-from nestvec.core.collection import Collection
-from nestvec.core.errors import NotFound
+from nestvec.core.errors import InvalidRequest
 from nestvec.core.ports import Catalogue, CoarseQuery, CoarseRows, CoarseSearcher
+from nestvec.rpc.references import named
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import hits_to_wire, ids_from_bytes, tier_to_wire
 from nestvec.v1 import coarse_pb2, coarse_pb2_grpc
@@ -52,7 +52,7 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         context: Context,
     ) -> coarse_pb2.OpenCollectionResponse:
         """See coarse.proto."""
-        documents = await self._app.open(await self._named(request.collection))
+        documents = await self._app.open(await named(self._catalogue, request.collection))
         return coarse_pb2.OpenCollectionResponse(documents=documents)
 
     async def ApplyRows(
@@ -61,12 +61,14 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         context: Context,
     ) -> coarse_pb2.ApplyRowsResponse:
         """See coarse.proto."""
-        collection = await self._named(request.collection)
+        collection = await named(self._catalogue, request.collection)
         rows = CoarseRows(
             ids_from_bytes(request.ids, "ids"),
             floats_from_bytes(request.vectors, collection.store_dim, "vectors"),
             ids_from_bytes(request.removed_ids, "removed_ids"),
         )
+        if len(rows.ids) != len(rows.vectors):
+            raise InvalidRequest("ids", f"{len(rows.ids)}, beside {len(rows.vectors)} vectors")
         return coarse_pb2.ApplyRowsResponse(documents=await self._app.apply(collection, rows))
 
     async def SettleCollection(
@@ -75,7 +77,7 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         context: Context,
     ) -> coarse_pb2.SettleCollectionResponse:
         """See coarse.proto."""
-        await self._app.settle(await self._named(request.collection))
+        await self._app.settle(await named(self._catalogue, request.collection))
         return coarse_pb2.SettleCollectionResponse()
 
     async def CloseCollection(
@@ -93,17 +95,8 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         context: Context,
     ) -> coarse_pb2.DescribeTiersResponse:
         """See coarse.proto."""
-        tiers = await self._app.status(await self._named(request.collection))
+        tiers = await self._app.status(await named(self._catalogue, request.collection))
         return coarse_pb2.DescribeTiersResponse(tiers=[tier_to_wire(tier) for tier in tiers])
-
-    async def _named(self, ref: coarse_pb2.CollectionRef) -> Collection:
-        collection = await self._catalogue.get(ref.name)
-        collection.space.require_same(ref.space.fingerprint, "the call")
-        if collection.generation != ref.generation:
-            raise NotFound(
-                "collection", ref.name, f"generation {ref.generation} is not in the catalogue"
-            )
-        return collection
 
 
 def mount(app: CoarseSearcher, catalogue: Catalogue, cap_s: float) -> Mounted:

@@ -20,6 +20,7 @@ from nestvec.coarse.segment import (
     encode_columns,
 )
 from nestvec.core.arrays import Floats, Ids
+from nestvec.core.errors import DegenerateVector
 from nestvec.core.ports import CoarseHits, CoarseIndexFactory, CoarseRows, TierStatus
 from nestvec.core.sketch import TailSketch
 
@@ -69,7 +70,13 @@ class Tier:
         """
         state = self._state
         heads = queries[:, : self.dim]
-        unit_heads = heads / np.linalg.norm(heads, axis=1, keepdims=True)
+        norms = np.linalg.norm(heads, axis=1, keepdims=True)
+        if len(norms) and not norms.min() > 0.0:
+            raise DegenerateVector(
+                "query.vector",
+                f"zero over its first {self.dim} dimensions; ask for a longer coarse_dim",
+            )
+        unit_heads = heads / norms
         scan = count if bound_z is not None else max(_SCAN_FACTOR * count, _SCAN_LEAST)
         found = [
             (view, view.segment.index.search(unit_heads, min(scan, len(view.segment)), view.alive))
@@ -133,7 +140,7 @@ class Tier:
 
     def apply(self, rows: CoarseRows) -> int:
         """Index and unindex in one step. Returns how many documents can then be found."""
-        fresh = encode_columns(rows.ids, rows.vectors, self.dim, self._sketch)
+        fresh = encode_columns(rows.ids, rows.vectors, self._sketch)
         with self._write:
             views = [view.without(rows.removed) for view in self._state.views]
             views = [view for view in views if view.live]
@@ -161,6 +168,8 @@ class Tier:
             return False
         merged = build_segment(concatenate([v.live_columns() for v in group]), self._factory)
         with self._write:
+            # A segment that a write has merged or emptied meanwhile is gone from the state; what
+            # lives on of it lives in another one.
             now = {id(view.segment): view for view in self._state.views}
             dead = [
                 view.segment.columns.ids[_newly_dead(view, now.get(id(view.segment)))]
@@ -171,7 +180,8 @@ class Tier:
             kept = [old for old in self._state.views if id(old.segment) not in members]
             larger = [old for old in kept if len(old.segment) > len(merged)]
             smaller = [old for old in kept if len(old.segment) <= len(merged)]
-            self._state = TierState((*larger, view, *smaller))
+            middle = (view,) if view.live else ()
+            self._state = TierState((*larger, *middle, *smaller))
         return True
 
 

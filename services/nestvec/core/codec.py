@@ -45,16 +45,24 @@ class Int8Codes:
     scales: Floats
 
     def decode(self) -> Floats:
-        """(n, dim) float32; off by at most scale / 2 in each coordinate."""
+        """(n, dim) float32; off by at most scale in each coordinate, half of it without dither."""
         decoded: Floats = self.codes.astype(np.float32) * self.scales[:, None]
         return decoded
 
 
-def quantise_int8(vectors: Floats) -> Int8Codes:
-    """Symmetric int8 codes, one scale a row. vectors: (n, dim) float32."""
+def quantise_int8(vectors: Floats, dither: Floats | None = None) -> Int8Codes:
+    """Symmetric int8 codes, one scale a row.
+
+    vectors: (n, dim) float32. dither: (dim,) float32, uniform in [0, 1): rounds up where the
+    fraction exceeds 1 - dither. Drawn once and independently of all queries, it makes each
+    rounding error a random variable of mean zero, which is what a bound on their sum rests on
+    (core/sketch.py). Without it, to the nearest.
+    """
     peaks = np.abs(vectors).max(axis=1, initial=0.0).astype(np.float32)
     scales = np.maximum(peaks / _INT8_MAX, np.finfo(np.float32).tiny).astype(np.float32)
-    codes = np.rint(vectors / scales[:, None]).astype(np.int8)
+    steps = vectors / scales[:, None]
+    rounded = np.rint(steps) if dither is None else np.floor(steps + dither)
+    codes = np.clip(rounded, -_INT8_MAX, _INT8_MAX).astype(np.int8)
     return Int8Codes(codes, scales)
 
 

@@ -13,7 +13,7 @@ from nestvec.core.codec import VectorCodec, VectorDtype
 from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.placement import DEFAULT_PARTITIONS, MAX_PARTITIONS
 from nestvec.core.space import Space
-from nestvec.core.tiers import require_trained, truncate
+from nestvec.core.tiers import accept_vectors, require_trained, truncate
 
 _FORMAT = 1
 # Names become part of keys and metric labels; braces, colons and blanks must stay out of them.
@@ -87,6 +87,16 @@ class Collection:
         vectors: (n, space.dim) float32, unit rows. Returns (n, store_dim) float32, unit rows.
         """
         return truncate(vectors, self.store_dim, self.space)
+
+    def accept(self, vectors: Floats, field_name: str) -> Floats:
+        """Check a caller's own vectors and cut them to what this collection stores.
+
+        vectors: (n, space.dim) or (n, store_dim) float32, unit rows. Returns (n, store_dim), unit.
+        Raises InvalidRequest or DegenerateVector.
+        """
+        if vectors.ndim == 2 and vectors.shape[1] == self.store_dim:
+            return accept_vectors(vectors, self.space, field_name, self.store_dim)
+        return self.project(accept_vectors(vectors, self.space, field_name))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON. `from_dict` reverses it."""

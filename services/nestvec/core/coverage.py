@@ -43,10 +43,13 @@ class Coverage:
 
     @property
     def fraction(self) -> float:
-        """Documents answered over documents promised; shards where no count is known; else 1."""
-        if self.documents_total > 0:
-            return min(1.0, self.documents_answered / self.documents_total)
-        if self.shards_total > 0:
+        """Documents answered over documents promised; shards where no count is known; else 1.
+
+        Below 1 whenever a shard is missing: one of unknown size is not one of no size.
+        """
+        if self.documents_answered < self.documents_total:
+            return self.documents_answered / self.documents_total
+        if self.shards_answered < self.shards_total:
             return self.shards_answered / self.shards_total
         return 1.0
 

@@ -24,7 +24,7 @@ class Document:
 
 def check_id(external_id: str, field_name: str = "id") -> str:
     """`external_id` when it can name a document."""
-    length = len(external_id.encode())
+    length = _utf8_length(external_id, field_name)
     if not 1 <= length <= MAX_ID_BYTES:
         raise InvalidRequest(field_name, f"{length} bytes long, expected 1 to {MAX_ID_BYTES}")
     return external_id
@@ -34,13 +34,23 @@ def check_text(text: str, max_bytes: int, field_name: str = "text") -> str:
     """`text` when there is something in it to encode, and not too much."""
     if not text.strip():
         raise InvalidRequest(field_name, "empty or only white space; there is nothing to encode")
-    length = len(text.encode())
+    length = _utf8_length(text, field_name)
     if length > max_bytes:
         raise InvalidRequest(
             field_name,
             f"{length:,} bytes long, at most {max_bytes:,} are accepted; split it into passages",
         )
     return text
+
+
+def _utf8_length(text: str, field_name: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            field_name,
+            f"half a character (a lone surrogate) at position {error.start}; send valid Unicode",
+        ) from None
 
 
 def payload_to_bytes(document: Document) -> bytes:
@@ -57,4 +67,11 @@ def payload_from_bytes(value: bytes, document: str) -> Document:
         raise CorruptVector(document, f"payload cannot be read ({error})") from None
     if record_format != _FORMAT:
         raise CorruptVector(document, f"payload format {record_format}, expected {_FORMAT}")
+    if not (
+        isinstance(external_id, str)
+        and isinstance(text, str)
+        and isinstance(fields, dict)
+        and all(isinstance(value, FieldValue) for value in fields.values())
+    ):
+        raise CorruptVector(document, "payload has values of other types than were written")
     return Document(external_id, text, fields)

@@ -22,9 +22,23 @@ one gRPC status; anything outside the tree becomes INTERNAL with the request id 
 
 from __future__ import annotations
 
+import typing
+
 
 class NestvecError(Exception):
     """The root. Never raised itself."""
+
+    def __reduce__(self) -> tuple[typing.Any, ...]:
+        # Exceptions copy by calling their class with the message alone; ours take its parts.
+        return rebuilt, (type(self), str(self), vars(self))
+
+
+def rebuilt(kind: type[NestvecError], message: str, facts: dict[str, typing.Any]) -> NestvecError:
+    """An error of `kind` as it was when it left another process."""
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    vars(error).update(facts)
+    return error
 
 
 class InvalidRequest(NestvecError):
@@ -110,7 +124,7 @@ class BelowCoverage(NestvecError):
 
     def __init__(self, fraction: float, required: float, detail: str) -> None:
         super().__init__(
-            f"coverage {fraction:.4f} is below the required {required:.4f}: {detail}; "
+            f"coverage {fraction:.12g} is below the required {required:.12g}: {detail}; "
             f"lower min_coverage to accept partial answers, or retry later"
         )
         self.fraction = fraction

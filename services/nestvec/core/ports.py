@@ -245,6 +245,10 @@ class Catalogue(Protocol):
         """Raises NotFound, naming what exists."""
         ...
 
+    def forget(self, name: str) -> None:
+        """Look this name up again next time: what is at hand has turned out to be old."""
+        ...
+
 
 # --- the store ----------------------------------------------------------------------------------
 

@@ -12,8 +12,11 @@ rotation, b = sign(R x_t) / sqrt(m) and o = <b, R x_t> / |x_t|. Then for a query
 
 The first term of sigma is the tail's: over the random rotation, the part of R q_t orthogonal to
 the tail's own direction points anywhere, and a coordinate of a random direction in m - 1
-dimensions has lighter tails than a Gaussian of variance 1 / (m - 1). The second bounds what int8
-rounding of the prefix may add (each coordinate is off by at most scale / 2; Hoeffding).
+dimensions has lighter tails than a Gaussian of variance 1 / (m - 1). The second is the int8
+prefix's: over the random dither, the rounding errors are independent, of mean zero, and take two
+values one `scale` apart, so that their sum over the query is sub-Gaussian with this variance
+(Hoeffding 1963). Rotation and dither are drawn once a generation, whatever is stored or asked; what
+is claimed is a probability over that draw. A query made with knowledge of both can defeat it.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nestvec.core.arrays import Bytes, Floats, Halfs
+from nestvec.core.codec import Int8Codes, quantise_int8
 
 # Covers float32 arithmetic and fp16's subnormal range, absolutely.
 _ARITHMETIC_SLACK = 2e-6
@@ -69,15 +73,29 @@ def rotation_name(coarse_dim: int) -> str:
     return f"rotation:{coarse_dim}"
 
 
-class TailSketch:
-    """Makes sketches of full vectors, and bounds full scores from them, for one coarse tier."""
+def dither_name(coarse_dim: int) -> str:
+    """The name under which the store keeps the dither of a tier's int8 prefixes."""
+    return f"dither:{coarse_dim}"
 
-    def __init__(self, coarse_dim: int, full_dim: int, rotation: Floats) -> None:
-        """rotation: (m, m) float32 orthogonal, m = full_dim - coarse_dim (may be 0)."""
+
+def random_dither(dim: int, seed: int) -> Floats:
+    """(dim,) float32, uniform in [0, 1). Kept with the generation, as the rotation is."""
+    return np.random.default_rng(seed).random(dim, dtype=np.float32)
+
+
+class TailSketch:
+    """Makes int8 prefixes and sketches of full vectors, and bounds full scores from them."""
+
+    def __init__(self, coarse_dim: int, full_dim: int, rotation: Floats, dither: Floats) -> None:
+        """rotation: (m, m) float32 orthogonal, m = full_dim - coarse_dim (may be 0). dither:
+        (coarse_dim,) float32 in [0, 1).
+        """
         self.coarse_dim = coarse_dim
         self.tail_dim = full_dim - coarse_dim
         assert rotation.shape == (self.tail_dim, self.tail_dim)
+        assert dither.shape == (coarse_dim,)
         self._rotation = rotation
+        self._dither = dither
         # Bytes per row of the look-up tables below; the last byte may be padded with zero bits.
         self._groups = -(-self.tail_dim // 8)
 
@@ -85,6 +103,14 @@ class TailSketch:
     def bytes_per_vector(self) -> int:
         """Bits, two norms and the correction, in bytes."""
         return self._groups + 6
+
+    def encode_prefixes(self, vectors: Floats) -> Int8Codes:
+        """Renormalised prefixes as int8. vectors: (n, full_dim) float32, with a direction over
+        their first coarse_dim dimensions.
+        """
+        heads = vectors[:, : self.coarse_dim]
+        norms = np.linalg.norm(heads, axis=1, keepdims=True)
+        return quantise_int8(heads / norms, self._dither)
 
     def encode(self, vectors: Floats) -> SketchColumns:
         """vectors: (n, full_dim) float32 as the store gives them back."""
@@ -155,7 +181,9 @@ class SketchQuery:
             np.sqrt(self.tail_dim)
         )
         tail = tail_norms * dots / corrections
-        spread = np.sqrt(np.maximum(1.0 - np.square(corrections), 0.0)) / corrections
+        # Near 1 the spread hangs on the correction's last bits: take the lowest it may have been.
+        lowest = corrections * (1.0 - rounding)
+        spread = np.sqrt(np.maximum(1.0 - np.square(lowest), 0.0)) / lowest
         freedom = max(self.tail_dim - 1, 1)
         tail_sigma = tail_norms * np.float32(self.tail_norm / np.sqrt(freedom)) * spread
         sigma = np.sqrt(np.square(tail_sigma) + np.square(head_sigma))

@@ -19,6 +19,8 @@ from nestvec.core.errors import ConfigError, SpaceMismatch
 
 # Bumped when the meaning of the fields below changes: an old fingerprint must then not match.
 _FINGERPRINT_FORMAT = 1
+# A stored value names its dimension in two bytes (core/codec.py).
+_LONGEST = 65_535
 
 
 class Role(enum.StrEnum):
@@ -69,8 +71,8 @@ class Space:
     prompts: Prompts = field(default_factory=Prompts)
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ConfigError(f"{self.model}: dim is {self.dim}, expected a positive number")
+        if not 1 <= self.dim <= _LONGEST:
+            raise ConfigError(f"{self.model}: dim is {self.dim}, expected 1 to {_LONGEST:,}")
         trained = self.trained_dims or (self.dim,)
         if list(trained) != sorted(set(trained)) or trained[0] < 1:
             raise ConfigError(f"{self.model}: trained_dims {trained} must ascend, without repeats")

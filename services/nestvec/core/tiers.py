@@ -5,7 +5,10 @@ Source: Kusupati et al. 2022, Matryoshka Representation Learning, arXiv 2205.131
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from nestvec.core.arrays import Floats
 from nestvec.core.errors import DegenerateVector, InvalidRequest, TierNotTrained
@@ -38,22 +41,28 @@ def prepare(outputs: Floats, space: Space, field: str = "vector") -> Floats:
     outputs: (n, space.dim) float32. Returns (n, space.dim) float32, unit rows.
     Raises InvalidRequest on a wrong shape and DegenerateVector on NaN, infinite or zero rows.
     """
-    outputs = _checked(outputs, space.dim, field)
+    # float64: a raw output may be of any size, and a layer-norm subtracts nearly equal numbers.
+    exact = _checked(outputs, space.dim, field).astype(np.float64)
     if space.recipe.layer_norm:
-        centred = outputs - outputs.mean(axis=1, keepdims=True)
-        deviation = np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + _LAYER_NORM_EPSILON)
-        outputs = (centred / deviation).astype(np.float32, copy=False)
-    return _unit(outputs, field)
+        centred = exact - exact.mean(axis=1, keepdims=True)
+        variance = np.square(centred).mean(axis=1, keepdims=True)
+        exact = centred / np.sqrt(variance + _LAYER_NORM_EPSILON)
+    return _unit(exact, field)
 
 
-def accept_vectors(vectors: Floats, space: Space, field: str = "vector") -> Floats:
+def accept_vectors(
+    vectors: Floats, space: Space, field: str = "vector", dim: int | None = None
+) -> Floats:
     """Check vectors that a caller says are in `space`; restore unit length lost to rounding.
 
-    vectors: (n, space.dim) float32, unit rows. Returns the same shape, unit rows.
+    vectors: (n, dim) float32, unit rows; dim is the full dimension unless told otherwise.
+    Returns the same shape, unit rows.
     A length clearly off 1 is refused, not mended: it is the sign of raw model output, and where
     the recipe has a layer-norm, normalising that would give a wrong direction without a word.
     """
-    vectors = _checked(vectors, space.dim, field)
+    vectors = _checked(vectors, dim or space.dim, field)
+    if not len(vectors):
+        return vectors
     norms = np.linalg.norm(vectors, axis=1)
     if (norms < _SHORTEST_NORM).any():
         raise DegenerateVector(field, "zero vector; expected unit length")
@@ -91,14 +100,16 @@ def _checked(vectors: Floats, dim: int, field: str) -> Floats:
     return vectors.astype(np.float32, copy=False)
 
 
-def _unit(vectors: Floats, field: str) -> Floats:
+def _unit(vectors: NDArray[np.floating[Any]], field: str) -> Floats:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if vectors.shape[0] and float(norms.min()) < _SHORTEST_NORM:
-        row = int(np.argmin(norms))
+    # Written so that NaN fails it too.
+    sound = (norms >= _SHORTEST_NORM) & (norms < np.inf)
+    if not sound.all():
+        row = int(np.argmin(sound))
         raise DegenerateVector(
             field,
             f"row {row} has length {float(norms[row, 0]):.2g} over its first {vectors.shape[1]} "
             f"dimensions: it has no direction to search by",
         )
-    result: Floats = vectors / norms
+    result: Floats = (vectors / norms).astype(np.float32, copy=False)
     return result

@@ -12,8 +12,9 @@ import grpc
 from nestvec.core.arrays import Floats
 from nestvec.core.codec import floats_from_bytes
 from nestvec.core.collection import Collection
-from nestvec.core.errors import InvalidRequest, NestvecError
-from nestvec.ingest.app import Failure, IngestApp, Item, Prepared, Refusal
+from nestvec.core.errors import InvalidRequest
+from nestvec.ingest.app import IngestApp
+from nestvec.ingest.batch import Failure, Item, Prepared, Refusal
 from nestvec.rpc.server import Mounted
 from nestvec.rpc.wire import document_from_wire
 from nestvec.telemetry import metrics
@@ -51,7 +52,9 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._app = app
 
     async def IngestDocuments(
-        self, requests: AsyncIterator[ingest_pb2.IngestDocumentsRequest], context: Context
+        self,
+        requests: AsyncIterator[ingest_pb2.IngestDocumentsRequest],
+        context: Context,
     ) -> AsyncIterator[ingest_pb2.IngestDocumentsResponse]:
         """See ingest.proto."""
         batches: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue(_AHEAD)
@@ -92,7 +95,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                     )
                 expected = request.first_offset + len(request.documents)
                 await batches.put(self._begin(collection, request, has_space, dim))
-        except NestvecError as error:
+        except Exception as error:  # noqa: BLE001  raised where the stream is answered
             await batches.put(error)
         else:
             await batches.put(None)
@@ -123,6 +126,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         metrics.INGESTED.inc(outcome.indexed)
         for failure in outcome.failures:
             metrics.REFUSED.labels(failure.refusal.value).inc()
+        metrics.REFUSED.labels(Refusal.INVALID.value).inc(len(batch.failures))
         return ingest_pb2.IngestDocumentsResponse(
             acknowledged_offset=batch.first_offset + batch.count - 1,
             errors=sorted(errors, key=lambda error: error.offset),

@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
@@ -46,8 +47,10 @@ def median_ratio(rounds: Sequence[Timing], baseline: Sequence[Timing]) -> float:
     return float(np.median([a.p50_ms / b.p50_ms for a, b in zip(rounds, baseline, strict=True)]))
 
 
-def timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """What `call` returns, and how many milliseconds it took."""
+def timed(
+    call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> tuple[Result, float]:
+    """What `call` returns for its arguments, and how many milliseconds it took."""
     started = time.perf_counter()
-    result = call()
+    result = call(*args, **kwargs)
     return result, (time.perf_counter() - started) * 1e3

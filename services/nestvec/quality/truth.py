@@ -59,8 +59,8 @@ class ExactSearch:
         for number in np.flatnonzero(hopeful.any(axis=1)):
             rows = np.flatnonzero(hopeful[number])
             scores = exact_scores(self._queries[number], vectors[rows])
-            fresh = [(-float(score), ids[row]) for score, row in zip(scores, rows, strict=True)]
-            best = sorted(self._best[number] + fresh)[: self._k]
+            fresh = zip((-scores).tolist(), (ids[int(row)] for row in rows), strict=True)
+            best = sorted([*self._best[number], *fresh])[: self._k]
             self._best[number] = best
             if len(best) == self._k:
                 self._floors[number] = -best[-1][0]

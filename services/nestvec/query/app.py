@@ -38,7 +38,6 @@ from nestvec.core.ports import (
     VectorStore,
 )
 from nestvec.core.space import Role
-from nestvec.core.tiers import accept_vectors
 from nestvec.query.plan import Limits, Plan, SearchClass, SearchOptions, make_plan
 from nestvec.query.shards import ask_shards
 
@@ -146,7 +145,7 @@ class QueryApp:
             collection=collection.name,
             generation=collection.generation,
             fingerprint=collection.space.fingerprint,
-            queries=collection.project(vectors),
+            queries=vectors,
             coarse_dim=plan.coarse_dim,
             count=plan.candidates if plan.rerank else plan.k,
             bound_z=BOUND_Z if plan.rerank else None,
@@ -167,16 +166,18 @@ class QueryApp:
     async def _vectors(
         self, collection: Collection, queries: Sequence[str] | Vectors, budget: Budget
     ) -> Floats:
+        """What the shards are asked: (n, store_dim) float32, unit."""
         count = len(queries.values) if isinstance(queries, Vectors) else len(queries)
         if not 1 <= count <= self.limits.max_batch:
             raise InvalidRequest("queries", f"{count}, expected 1 to {self.limits.max_batch}")
         if isinstance(queries, Vectors):
             collection.space.require_same(queries.fingerprint, "the query vector")
-            return accept_vectors(queries.values, collection.space, "query.vector")
+            return collection.accept(queries.values, "query.vector")
         for text in queries:
             check_text(text, self.limits.max_text_bytes, "query.text")
         collection.space.require_same(self._encoder.space.fingerprint, "this server's encoder")
-        return await self._encoder.encode(queries, Role.QUERY, budget.stage_s("encode"))
+        vectors = await self._encoder.encode(queries, Role.QUERY, budget.stage_s("encode"))
+        return collection.project(vectors)
 
     async def _complete(
         self,

@@ -11,6 +11,9 @@ import numpy as np
 from nestvec.core.coverage import Coverage, Degradation, DegradationKind
 from nestvec.core.errors import BudgetSpent, InvalidRequest, NestvecError, SpaceMismatch
 from nestvec.core.ports import CoarseAnswer, CoarseHits, CoarseQuery, CoarseSearcher
+from nestvec.telemetry.logs import logger
+
+_log = logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,13 @@ async def ask_shards(
         coverage = Coverage(1, 1, alone.documents, alone.documents)
         return ShardsAnswer(alone.hits, coverage, [])
     tasks = [asyncio.create_task(shard.search(query, timeout_s)) for shard in shards]
-    _, late = await asyncio.wait(tasks, timeout=timeout_s)
-    for task in late:
-        task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s)
+    finally:
+        # The late ones; and all of them when the caller itself goes away.
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
     answers: list[CoarseAnswer] = []
     errors: dict[int, BaseException] = {}
     for number, result in enumerate(results):
@@ -49,6 +55,9 @@ async def ask_shards(
             raise result
         else:
             errors[number] = _named(result)
+            if not isinstance(errors[number], NestvecError):
+                # A bug of that shard: the others still answer, and the log says where to look.
+                _log.error("coarse.shard_failed", shard=number, exc_info=result)
     if not answers:
         raise next(iter(errors.values()))
     return _merged(answers, errors, query, len(shards))

@@ -29,6 +29,8 @@ _FIRST_BLOCK_LEAST = 24
 # A round trip costs about as much as 20 more vectors in it (benchmarks/RESULTS.md).
 _NEXT_BLOCK = 16
 _EXHAUSTIVE_BLOCK = 512
+# A cosine, but for what rounding in the store (int8 most) adds to a vector's length.
+_LARGEST_SCORE = 1.05
 
 
 @dataclass(slots=True)
@@ -118,10 +120,11 @@ class RerankApp:
                 sound.append(number)
         vectors = codec.decode([value for value in (values[n] for n in sound) if value])
         scores = exact_scores(query.query, vectors)
-        finite = np.isfinite(scores)
-        progress.corrupt.extend(int(number) for number in ids[sound][~finite])
-        progress.ids.append(ids[sound][finite])
-        progress.scores.append(scores[finite])
+        # NaN, or no cosine: then it is not the unit vector that was written.
+        possible = np.abs(scores) <= _LARGEST_SCORE
+        progress.corrupt.extend(int(number) for number in ids[sound][~possible])
+        progress.ids.append(ids[sound][possible])
+        progress.scores.append(scores[possible])
         progress.position += block
 
 
@@ -160,10 +163,11 @@ def _certify(
     query: RerankQuery, progress: _Progress, complete: bool, unseen: int
 ) -> tuple[Certificate, int]:
     """The strongest certificate that holds, and how many bounds it rests on."""
-    if progress.missing or progress.corrupt:
-        return Certificate.NONE, 0
+    # First, so that an answer that also lost vectors still says that it holds estimates.
     if not complete:
         return Certificate.ESTIMATED, 0
+    if progress.missing or progress.corrupt:
+        return Certificate.NONE, 0
     rest = query.candidates.rest_upper_bound
     if rest is not None and (rest == -np.inf or progress.kth_score(query.k) > rest):
         return Certificate.COLLECTION, unseen + query.candidates.rest_count

@@ -7,8 +7,9 @@ from typing import Any
 import grpc
 
 from nestvec.core.codec import floats_from_bytes
-from nestvec.core.errors import InvalidRequest, NotFound
+from nestvec.core.errors import InvalidRequest
 from nestvec.core.ports import Catalogue, Reranker, RerankQuery
+from nestvec.rpc.references import named
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import certificate_to_wire, hits_from_wire, ids_to_bytes
 from nestvec.v1 import rerank_pb2, rerank_pb2_grpc
@@ -28,16 +29,12 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
         self, request: rerank_pb2.RerankRequest, context: Context
     ) -> rerank_pb2.RerankResponse:
         """See rerank.proto."""
-        ref = request.collection
-        collection = await self._catalogue.get(ref.name)
-        collection.space.require_same(ref.space.fingerprint, "the call")
-        if collection.generation != ref.generation:
-            raise NotFound(
-                "collection", ref.name, f"generation {ref.generation} is not in the catalogue"
-            )
+        collection = await named(self._catalogue, request.collection)
         vectors = floats_from_bytes(request.query, collection.store_dim, "query")
-        if len(vectors) != 1 or request.k < 1:
-            raise InvalidRequest("query", f"{len(vectors)} vectors and k {request.k}, expected 1")
+        if len(vectors) != 1:
+            raise InvalidRequest("query", f"{len(vectors)} vectors, expected 1")
+        if request.k < 1:
+            raise InvalidRequest("k", f"{request.k}, expected 1 or more")
         query = RerankQuery(
             vectors[0],
             hits_from_wire(request.candidates),

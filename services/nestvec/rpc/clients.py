@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from nestvec.core.arrays import Floats
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
@@ -19,6 +20,7 @@ from nestvec.core.ports import (
     TierStatus,
 )
 from nestvec.core.space import Role, Space
+from nestvec.rpc.interceptors import REQUEST_ID_KEY
 from nestvec.rpc.status import error_from
 from nestvec.rpc.wire import (
     certificate_from_wire,
@@ -32,6 +34,7 @@ from nestvec.rpc.wire import (
     space_from_wire,
     tier_from_wire,
 )
+from nestvec.telemetry.logs import request_id
 from nestvec.v1 import (
     coarse_pb2,
     coarse_pb2_grpc,
@@ -59,9 +62,20 @@ def channel_to(address: str, max_message_bytes: int) -> grpc.aio.Channel:
     )
 
 
-async def _answered(call: Awaitable[Response], peer: str) -> Response:
+async def _ask(
+    method: Callable[..., Awaitable[Response]],
+    request: Message,
+    timeout_s: float,
+    peer: str,
+    wait_for_ready: bool = False,
+) -> Response:
+    """One call, under the id of the call that it serves. Raises the error that the peer raised."""
+    current = request_id.get()
+    metadata = ((REQUEST_ID_KEY, current),) if current else None
     try:
-        return await call
+        return await method(
+            request, timeout=timeout_s, metadata=metadata, wait_for_ready=wait_for_ready
+        )
     except grpc.aio.AioRpcError as error:
         raise error_from(error, peer) from None
 
@@ -77,18 +91,16 @@ class RemoteEncoder:
     async def connect(cls, channel: grpc.aio.Channel, timeout_s: float = 30.0) -> RemoteEncoder:
         """Wait until the encoder answers. Raises WorkerUnavailable."""
         stub = encoder_pb2_grpc.EncoderServiceStub(channel)
-        response = await _answered(
-            stub.DescribeEncoder(
-                encoder_pb2.DescribeEncoderRequest(), timeout=timeout_s, wait_for_ready=True
-            ),
-            "encoder",
+        request = encoder_pb2.DescribeEncoderRequest()
+        response = await _ask(
+            stub.DescribeEncoder, request, timeout_s, "encoder", wait_for_ready=True
         )
         return cls(channel, space_from_wire(response.space))
 
     async def encode(self, texts: Sequence[str], role: Role, timeout_s: float) -> Floats:
         """See ports.Encoder."""
         request = encoder_pb2.EncodeRequest(texts=texts, role=role_to_wire(role))
-        response = await _answered(self._stub.Encode(request, timeout=timeout_s), "encoder")
+        response = await _ask(self._stub.Encode, request, timeout_s, "encoder")
         self.space.require_same(response.space.fingerprint, "the encoder's answer")
         return floats_from_bytes(response.vectors, self.space.dim, "vectors")
 
@@ -112,7 +124,7 @@ class RemoteCoarse:
             count=query.count,
             bound_z=query.bound_z,
         )
-        response = await _answered(self._stub.SearchCoarse(request, timeout=timeout_s), self._name)
+        response = await _ask(self._stub.SearchCoarse, request, timeout_s, self._name)
         return CoarseAnswer(
             [hits_from_wire(columns) for columns in response.columns], response.documents
         )
@@ -120,9 +132,7 @@ class RemoteCoarse:
     async def open(self, collection: Collection) -> int:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.OpenCollectionRequest(collection=collection_ref(collection))
-        response = await _answered(
-            self._stub.OpenCollection(request, timeout=_MANAGE_TIMEOUT_S), self._name
-        )
+        response = await _ask(self._stub.OpenCollection, request, _MANAGE_TIMEOUT_S, self._name)
         return response.documents
 
     async def apply(self, collection: Collection, rows: CoarseRows) -> int:
@@ -133,28 +143,24 @@ class RemoteCoarse:
             vectors=floats_to_bytes(rows.vectors),
             removed_ids=ids_to_bytes(rows.removed),
         )
-        response = await _answered(
-            self._stub.ApplyRows(request, timeout=_MANAGE_TIMEOUT_S), self._name
-        )
+        response = await _ask(self._stub.ApplyRows, request, _MANAGE_TIMEOUT_S, self._name)
         return response.documents
 
     async def settle(self, collection: Collection) -> None:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.SettleCollectionRequest(collection=collection_ref(collection))
-        await _answered(self._stub.SettleCollection(request, timeout=_MANAGE_TIMEOUT_S), self._name)
+        await _ask(self._stub.SettleCollection, request, _MANAGE_TIMEOUT_S, self._name)
 
     async def drop(self, name: str, generation: int) -> None:
         """See ports.CoarseSearcher."""
         ref = coarse_pb2.CollectionRef(name=name, generation=generation)
         request = coarse_pb2.CloseCollectionRequest(collection=ref)
-        await _answered(self._stub.CloseCollection(request, timeout=_MANAGE_TIMEOUT_S), self._name)
+        await _ask(self._stub.CloseCollection, request, _MANAGE_TIMEOUT_S, self._name)
 
     async def status(self, collection: Collection) -> list[TierStatus]:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.DescribeTiersRequest(collection=collection_ref(collection))
-        response = await _answered(
-            self._stub.DescribeTiers(request, timeout=_MANAGE_TIMEOUT_S), self._name
-        )
+        response = await _ask(self._stub.DescribeTiers, request, _MANAGE_TIMEOUT_S, self._name)
         return [tier_from_wire(tier) for tier in response.tiers]
 
 
@@ -176,7 +182,7 @@ class RemoteReranker:
             bound_z=query.bound_z,
             exhaustive=query.exhaustive,
         )
-        response = await _answered(self._stub.Rerank(request, timeout=timeout_s), "rerank")
+        response = await _ask(self._stub.Rerank, request, timeout_s, "rerank")
         ids = ids_from_bytes(response.ids, "ids")
         return RerankAnswer(
             ids=ids,

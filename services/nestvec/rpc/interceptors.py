@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import grpc
 
 from nestvec.core.errors import NestvecError
-from nestvec.rpc.status import code_of, trailers_of
+from nestvec.rpc.status import code_of, message_of, trailers_of
 from nestvec.telemetry.logs import logger, request_id
 from nestvec.telemetry.metrics import RPC_SECONDS, RPCS
 
@@ -67,7 +67,7 @@ def _unary(behaviour: Any, name: str) -> Any:
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         started = time.perf_counter()
-        request_id.set(_id_of(context))
+        _begin(context)
         try:
             response = await behaviour(request, context)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure gets a status
@@ -86,7 +86,7 @@ def _stream(behaviour: Any, name: str) -> Any:
         requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         started = time.perf_counter()
-        request_id.set(_id_of(context))
+        _begin(context)
         try:
             async for response in behaviour(requests, context):
                 yield response
@@ -98,6 +98,13 @@ def _stream(behaviour: Any, name: str) -> Any:
             RPC_SECONDS.labels(name).observe(time.perf_counter() - started)
 
     return call
+
+
+def _begin(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Keep the call's id for its logs, and send it back with whatever the call ends in."""
+    current = _id_of(context)
+    request_id.set(current)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, current),))
 
 
 def _id_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
@@ -125,7 +132,7 @@ async def _fail(
         error = _first(error)
     trailers: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID_KEY, request_id.get()),)
     if isinstance(error, NestvecError):
-        code, message = code_of(error), str(error)
+        code, message = code_of(error), message_of(error)
         trailers = (*trailers, *trailers_of(error))
         _log.info("rpc.refused", method=name, status=code.name, message=message)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -15,6 +16,11 @@ _DETAILS_KEY = "grpc-status-details-bin"
 # Tells a gRPC client's retry policy not to try again (gRFC A6): the same shards would be missing.
 _NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 _DOMAIN = "nestvec"
+# How gRPC itself, at either end, refuses a message over its limit, under RESOURCE_EXHAUSTED.
+_TOO_LARGE = "message larger than max"
+# A status travels in headers, and gRPC clients refuse more than 8 KiB of them. A message may quote
+# a caller's input and stands in the details up to six times, so each text is cut here, in bytes.
+_LONGEST_TEXT = 600
 
 # Subclasses before their bases: the first match holds.
 _CODES: tuple[tuple[type[errors.NestvecError], grpc.StatusCode], ...] = (
@@ -39,9 +45,14 @@ def code_of(error: errors.NestvecError) -> grpc.StatusCode:
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
+def message_of(error: errors.NestvecError) -> str:
+    """What the caller reads: the error's message, cut where it quotes too much."""
+    return _clipped(str(error))
+
+
 def trailers_of(error: errors.NestvecError) -> tuple[tuple[str, str | bytes], ...]:
     """Trailing metadata: google.rpc details, and retry push-back where retrying is pointless."""
-    status = status_pb2.Status(code=code_of(error).value[0], message=str(error))
+    status = status_pb2.Status(code=code_of(error).value[0], message=message_of(error))
     for detail in _details_of(error):
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -54,24 +65,37 @@ def trailers_of(error: errors.NestvecError) -> tuple[tuple[str, str | bytes], ..
 
 def _details_of(error: errors.NestvecError) -> list[Any]:
     """ErrorInfo always, so that a client can tell the error's class; more where there is more."""
-    facts = {key: str(value) for key, value in vars(error).items()}
+    facts = {key: _clipped(_fact(value)) for key, value in vars(error).items()}
     details: list[Any] = [
         error_details_pb2.ErrorInfo(reason=_reason(type(error)), domain=_DOMAIN, metadata=facts)
     ]
     if isinstance(error, errors.InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message
+            field=_clipped(error.field), description=_clipped(error.message)
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     elif isinstance(error, errors.NotFound | errors.AlreadyExists):
         details.append(
-            error_details_pb2.ResourceInfo(resource_type=error.kind, resource_name=error.name)
+            error_details_pb2.ResourceInfo(
+                resource_type=error.kind, resource_name=_clipped(error.name)
+            )
         )
     elif isinstance(error, errors.Overloaded):
         delay = duration_pb2.Duration(nanos=0)
         delay.FromMilliseconds(round(error.retry_after_s * 1e3))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return details
+
+
+def _clipped(text: str) -> str:
+    data = text.encode(errors="replace")
+    if len(data) <= _LONGEST_TEXT:
+        return text
+    return data[: _LONGEST_TEXT - 3].decode(errors="ignore") + "..."
+
+
+def _fact(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _reason(kind: type[errors.NestvecError]) -> str:
@@ -91,11 +115,14 @@ def error_from(call: grpc.RpcError, peer: str) -> errors.NestvecError:
     code = call.code()
     message = call.details() or ""
     info = _info_of(call)
-    if info is not None:
-        return _rebuilt(info, message)
+    kind = None if info is None else _BY_REASON.get(info.reason)
+    if info is not None and kind is not None:
+        return _rebuilt(kind, info.metadata, message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.BudgetSpent(peer)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if _TOO_LARGE in message:
+            return errors.InvalidRequest("", f"{peer}: {message} bytes; send less in one call")
         return errors.Overloaded(f"{peer}: {message}")
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return errors.InvalidRequest("", f"{peer}: {message}")
@@ -103,9 +130,8 @@ def error_from(call: grpc.RpcError, peer: str) -> errors.NestvecError:
 
 
 def _info_of(call: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
-    # Pairs, whatever the stubs say of grpc.RpcError; None on a call that never reached a server.
-    trailers: Any = call.trailing_metadata()
-    for key, value in trailers or ():
+    trailers: Any = call.trailing_metadata() or ()
+    for key, value in trailers:
         if key != _DETAILS_KEY:
             continue
         status = status_pb2.Status.FromString(value)
@@ -116,25 +142,35 @@ def _info_of(call: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
     return None
 
 
-_BY_REASON: dict[str, type[errors.NestvecError]] = {
-    _reason(kind): kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, errors.NestvecError)
-}
+def _kinds(root: type[errors.NestvecError]) -> Iterator[type[errors.NestvecError]]:
+    for kind in root.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
 
 
-def _rebuilt(info: error_details_pb2.ErrorInfo, message: str) -> errors.NestvecError:
+_BY_REASON = {_reason(kind): kind for kind in _kinds(errors.NestvecError)}
+
+
+def _rebuilt(
+    kind: type[errors.NestvecError], facts: Mapping[str, str], message: str
+) -> errors.NestvecError:
     """An instance with the message that was sent; attributes come back as they were."""
-    kind = _BY_REASON.get(info.reason, errors.NestvecError)
     rebuilt = kind.__new__(kind)
     Exception.__init__(rebuilt, message)
-    for key, value in info.metadata.items():
-        setattr(rebuilt, key, _number(value) if key in _NUMBERS else value)
+    for key, value in facts.items():
+        setattr(rebuilt, key, _READERS.get(key, str)(value))
     return rebuilt
 
 
-_NUMBERS = {"retry_after_s", "fraction", "required", "dim"}
+def _numbers(value: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in value.split(",") if number)
 
 
-def _number(value: str) -> float | int:
-    return int(value) if value.lstrip("-").isdigit() else float(value)
+# Attributes of the tree that are not texts.
+_READERS: dict[str, Callable[[str], Any]] = {
+    "retry_after_s": float,
+    "fraction": float,
+    "required": float,
+    "dim": int,
+    "trained": _numbers,
+}

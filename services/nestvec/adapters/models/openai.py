@@ -81,6 +81,12 @@ class OpenAIModel:
             batches = [self._request(batch) for batch in self._batches(texts)]
         except ConfigError as error:  # a key revoked, a model taken down: it worked at load
             raise WorkerUnavailable(str(error)) from None
+        for batch in batches:
+            if batch.shape[1] != self._dim:
+                raise WorkerUnavailable(
+                    f"{self._url} answered {batch.shape[1]} dimensions, expected {self._dim}; "
+                    f"it serves another model than {self._model} now, or shortens"
+                )
         return np.concatenate(batches) if batches else np.empty((0, self._dim), np.float32)
 
     def close(self) -> None:
@@ -89,15 +95,18 @@ class OpenAIModel:
         self._client.close()
 
     def _find_space(self, card: ModelCard | None) -> Space:
-        if self._settings.probe or not self._dim:
-            try:
-                self._dim = self._request(["dimension"]).shape[1]
-            except InvalidRequest as error:
-                raise ConfigError(f"{self._url} refused a first request: {error.message}") from None
-        if card is None:
-            return Space(self._model, self._dim, weights=self._settings.revision)
-        card.require_dim(self._dim, f"{self._model} at {self._url}")
+        given = self._probe() if self._settings.probe or not self._dim else self._dim
+        card = card or ModelCard(self._model, self._settings.dim or given)
+        card.require_dim(given, f"{self._model} at {self._url}")
+        self._dim = card.dim
         return card.space(self._settings.revision)
+
+    def _probe(self) -> int:
+        """How many dimensions the endpoint gives."""
+        try:
+            return int(self._request(["dimension"]).shape[1])
+        except InvalidRequest as error:
+            raise ConfigError(f"{self._url} refused a first request: {error.message}") from None
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
         batch: list[str] = []
@@ -132,7 +141,7 @@ class OpenAIModel:
             except httpx2.TimeoutException as error:
                 fault = f"did not answer in time ({type(error).__name__})"
                 continue
-            except httpx2.HTTPError as error:
+            except (httpx2.HTTPError, RuntimeError) as error:  # RuntimeError: closed meanwhile
                 fault = f"cannot be reached ({type(error).__name__}: {self._quote(str(error))})"
                 continue
             if response.status_code not in _RETRIED:
@@ -177,18 +186,12 @@ class OpenAIModel:
                 f"{self._url} answered {len(order)} embeddings numbered "
                 f"{self._quote(str(order))}, expected {count} numbered from 0"
             )
-        vectors = np.empty((count, self._dim), np.float32) if self._dim else None
-        for item in data:
-            vector = _decode(item["embedding"])
-            if vectors is None:
-                vectors = np.empty((count, len(vector)), np.float32)
-            if len(vector) != vectors.shape[1]:
-                raise WorkerUnavailable(
-                    f"{self._url} answered {len(vector)} dimensions, expected "
-                    f"{vectors.shape[1]}; it serves another model than {self._model}, or shortens"
-                )
-            vectors[item["index"]] = vector
-        if vectors is None or not np.isfinite(vectors).all():
+        decoded = [_decode(item["embedding"]) for item in data]
+        if len({len(vector) for vector in decoded}) != 1:
+            raise ValueError("embeddings of several lengths")
+        vectors = np.empty((count, len(decoded[0])), np.float32)
+        vectors[order] = decoded
+        if not np.isfinite(vectors).all():
             raise WorkerUnavailable(f"{self._url} answered NaN or infinite values")
         return vectors
 

@@ -67,7 +67,7 @@ class SentenceTransformersModel:
         else:
             card = ModelCard(name=name, dim=dim, prompts=_own_prompts(model))
         _refuse_uncounted_prompt(model, card)
-        return cls(model, card.space(_digest(place)), settings.batch_size, card)
+        return cls(model, card.space(_digest(place, settings.revision)), settings.batch_size, card)
 
     @property
     def space(self) -> Space:
@@ -85,7 +85,13 @@ class SentenceTransformersModel:
             for task, rows in self._by_task(texts).items():
                 arguments = {"task": task} if task else {}
                 batch = [texts[row] for row in rows]
-                outputs[rows] = _encode(self._model, batch, self._batch_size, arguments)
+                try:
+                    outputs[rows] = _encode(self._model, batch, self._batch_size, arguments)
+                except RuntimeError as error:  # torch's: out of memory, a device that is gone
+                    raise WorkerUnavailable(
+                        f"model {self._space.model} failed: {_first_line(error)}; "
+                        f"a smaller batch needs less memory"
+                    ) from error
         return outputs
 
     def close(self) -> None:
@@ -126,8 +132,13 @@ def _load(place: str, settings: LocalSettings) -> Any:
             if "trust_remote_code" in str(error)
             else "expected a sentence-transformers folder, or a hub name that this machine reaches"
         )
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"model {place} cannot be loaded: {reason}; {way_out}") from error
+        raise ConfigError(
+            f"model {place} cannot be loaded: {_first_line(error)}; {way_out}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _encode(model: Any, texts: list[str], batch_size: int, arguments: dict[str, str]) -> Floats:
@@ -166,11 +177,13 @@ def _refuse_uncounted_prompt(model: Any, card: ModelCard) -> None:
         )
 
 
-def _digest(place: str) -> str:
-    """Of the weights on disk, and of the files that change what they give."""
-    folder = Path(place) if Path(place).is_dir() else _hub_folder(place)
+def _digest(place: str, revision: str) -> str:
+    """Of the weights on disk, and of the files that change what they give; the revision of a hub
+    model that the hub's client keeps elsewhere.
+    """
+    folder = Path(place) if Path(place).is_dir() else _hub_folder(place, revision)
     if folder is None:
-        return ""
+        return revision
     weights = [path for path in folder.iterdir() if path.suffix in _WEIGHTS]
     if any(path.suffix == ".safetensors" for path in weights):  # the library prefers these
         weights = [path for path in weights if path.suffix == ".safetensors"]
@@ -183,8 +196,8 @@ def _digest(place: str) -> str:
     return digest_files(folder, weights + modules + shaping)
 
 
-def _hub_folder(name: str) -> Path | None:
+def _hub_folder(name: str, revision: str) -> Path | None:
     """Where the hub's client put the model's files, by a file that each has."""
     hub = importlib.import_module("huggingface_hub")
-    found = hub.try_to_load_from_cache(name, "config.json")
+    found = hub.try_to_load_from_cache(name, "config.json", revision=revision or None)
     return Path(found).parent if isinstance(found, str) else None

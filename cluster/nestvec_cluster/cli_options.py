@@ -1,0 +1,88 @@
+"""Options that several commands share, and the client that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nestvec_cluster.completions import (
+    ADDRESS_VARIABLE,
+    DEFAULT_ADDRESS,
+    complete_collection,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nestvec.client import NestvecClient
+
+Address = Annotated[
+    str, typer.Option("--address", "-a", envvar=ADDRESS_VARIABLE, help="The server's host:port.")
+]
+Collection = Annotated[
+    str,
+    typer.Option(
+        "--collection",
+        "-c",
+        envvar="NESTVEC_COLLECTION",
+        help="The collection's name.",
+        autocompletion=complete_collection,
+    ),
+]
+CollectionArgument = Annotated[
+    str, typer.Argument(help="The collection's name.", autocompletion=complete_collection)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.001, help="Seconds that the server may take.")
+]
+
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "Address",
+    "Collection",
+    "CollectionArgument",
+    "Json",
+    "Timeout",
+    "connected",
+    "numbers",
+    "out",
+]
+
+
+@contextmanager
+def connected(address: str, timeout_s: float = 10.0) -> Iterator[NestvecClient]:
+    """A client of the server at `address`. A server that is not there is named as such."""
+    from nestvec.client import NestvecClient
+    from nestvec.core.errors import WorkerUnavailable
+
+    with NestvecClient(address, timeout_s=timeout_s) as client:
+        try:
+            yield client
+        except WorkerUnavailable as error:
+            if "answered UNAVAILABLE" not in str(error):
+                raise
+            raise WorkerUnavailable(
+                f"no nestvec server answers at {address}; start one with `nestvec serve`, or name "
+                f"another with --address ({error})"
+            ) from None
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...]:
+    """`128,256` as numbers, none for none. Raises typer.BadParameter."""
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}: expected numbers with commas between", param_hint=option
+        ) from None
+
+
+def out() -> Console:
+    """Standard output, for tables."""
+    from rich.console import Console
+
+    return Console(highlight=False)

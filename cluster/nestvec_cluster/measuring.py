@@ -1,0 +1,237 @@
+"""What each search class finds, and what it considers and fetches for it, over many queries.
+
+Everything goes through the SDK, over gRPC, as any client's calls do. Both `nestvec demo` and
+`nestvec bench` report these figures, under the same names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+
+from nestvec.client import (
+    CollectionDescription,
+    NestvecClient,
+    SearchClassInfo,
+    SearchOptions,
+    SearchResult,
+)
+from nestvec.core.arrays import Floats
+from nestvec.core.codec import floats_from_bytes
+from nestvec.core.errors import ConfigError
+from nestvec.core.scoring import exact_scores
+from nestvec.quality.recall import (
+    Estimate,
+    Ranking,
+    count_lost,
+    estimate_mean,
+    outside,
+    recall_at_k,
+)
+from nestvec.quality.truth import ExactSearch
+from nestvec.v1 import encoder_pb2, encoder_pb2_grpc
+
+# Every class is asked for as many hits, so that their recalls can be compared.
+HITS = 10
+_GET_AT_ONCE = 512
+_ENCODE_AT_ONCE = 256
+_ENCODE_TIMEOUT_S = 60.0
+_SETTLE_POLL_S = 0.1
+# Background building that has changed nothing for so long is taken to be done.
+_SETTLED_AFTER_S = 20.0
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries:
+    """Texts to search for, their full vectors, (n, dim) float32, and the exact answer to each."""
+
+    texts: list[str]
+    vectors: Floats
+    truth: list[Ranking]
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """A class held against fetching every candidate. lost: of the `hits` that it then gives, those
+    that the bounded rerank does not. reordered: queries with the same hits in another order.
+    """
+
+    hits: int
+    lost: int
+    reordered: int
+    fetched_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassQuality:
+    """One class over all queries. stages_ms: the median of each, as the server tells them."""
+
+    coarse_dim: int
+    scoring_dim: int
+    recall: Estimate
+    candidates_mean: float
+    fetched_mean: float
+    stages_ms: dict[str, float]
+    certificates: dict[str, int]
+    losses: Losses | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a report."""
+        report: dict[str, Any] = {
+            "recall_at_10": self.recall.mean,
+            "recall_at_10_interval": [self.recall.low, self.recall.high],
+            "coarse_dim": self.coarse_dim,
+            "scoring_dim": self.scoring_dim,
+            "candidates_mean": self.candidates_mean,
+            "fetched_mean": self.fetched_mean,
+            "stages_ms": self.stages_ms,
+            "certificates": self.certificates,
+        }
+        if self.losses is not None:
+            report["exhaustive"] = {
+                "hits": self.losses.hits,
+                "lost": self.losses.lost,
+                "reordered": self.losses.reordered,
+                "fetched_mean": self.losses.fetched_mean,
+            }
+        return report
+
+
+def encode_queries(address: str, texts: Sequence[str]) -> Floats:
+    """(n, dim) float32 from the server's own encoder, over gRPC."""
+    parts = []
+    with grpc.insecure_channel(address) as channel:
+        stub = encoder_pb2_grpc.EncoderServiceStub(channel)
+        for first in range(0, len(texts), _ENCODE_AT_ONCE):
+            request = encoder_pb2.EncodeRequest(
+                texts=texts[first : first + _ENCODE_AT_ONCE], role=encoder_pb2.TEXT_ROLE_QUERY
+            )
+            response = stub.Encode(request, timeout=_ENCODE_TIMEOUT_S)
+            parts.append(floats_from_bytes(response.vectors, response.space.dim, "vectors"))
+    return np.concatenate(parts)
+
+
+def find_truth(
+    client: NestvecClient,
+    collection: str,
+    ids: Sequence[str],
+    queries: Floats,
+    on_progress: Progress = lambda _: None,
+) -> list[Ranking]:
+    """The exact answers over all documents of the collection, from the vectors that it stores.
+
+    Raises ConfigError when the collection does not hold all of `ids`: the truth would be another's.
+    """
+    search = ExactSearch(queries, HITS)
+    for block_ids, vectors in _stored(client, collection, ids):
+        search.add(block_ids, vectors)
+        on_progress(search.documents)
+    if search.documents != len(ids):
+        raise ConfigError(
+            f"collection {collection!r} gives back {search.documents} of the {len(ids)} documents "
+            f"that were indexed; nothing can be measured against that"
+        )
+    return search.rankings()
+
+
+def _stored(
+    client: NestvecClient, collection: str, ids: Sequence[str]
+) -> Iterator[tuple[list[str], Floats]]:
+    for first in range(0, len(ids), _GET_AT_ONCE):
+        found = client.get(collection, ids[first : first + _GET_AT_ONCE], with_vectors=True)
+        named = [(one.id, one.vector) for one in found.documents if one.vector is not None]
+        if named:
+            yield [name for name, _ in named], np.stack([vector for _, vector in named])
+
+
+def wait_until_settled(
+    client: NestvecClient, collection: str, timeout_s: float = 600.0
+) -> CollectionDescription:
+    """Return when background building has nothing left to do: one segment a tier and shard, or
+    no change for a while.
+    """
+    deadline = time.monotonic() + timeout_s
+    last: tuple[tuple[str, ...], ...] = ()
+    changed_at = time.monotonic()
+    while True:
+        described = client.describe(collection)
+        segments = tuple(tier.segments for tier in described.tier_status)
+        now = time.monotonic()
+        if segments != last:
+            last, changed_at = segments, now
+        merged = all(len(one) <= described.shards for one in segments)
+        if merged or now - changed_at > _SETTLED_AFTER_S or now > deadline:
+            return described
+        time.sleep(_SETTLE_POLL_S)
+
+
+def measure_quality(
+    client: NestvecClient,
+    collection: str,
+    search_class: SearchClassInfo,
+    queries: Queries,
+    on_progress: Progress = lambda _: None,
+) -> ClassQuality:
+    """Ask every query, explained; where the class reranks, also with every candidate fetched."""
+    results: list[SearchResult] = []
+    against: list[SearchResult] = []
+    for number, text in enumerate(queries.texts):
+        options = SearchOptions(search_class=search_class.name, k=HITS, explain=True)
+        results.append(client.search(collection, text, **options))
+        if search_class.rerank:
+            options["exhaustive"] = True
+            against.append(client.search(collection, text, **options))
+        on_progress(number + 1)
+    explained = [one.explanation for one in results if one.explanation is not None]
+    return ClassQuality(
+        coarse_dim=results[0].coarse.dim,
+        scoring_dim=results[0].scoring.dim,
+        recall=estimate_mean(_recalls(client, collection, queries, results)),
+        candidates_mean=float(np.mean([one.candidates for one in explained])),
+        fetched_mean=float(np.mean([one.fetched for one in explained])),
+        stages_ms={
+            stage: float(np.median([one.stages[stage] for one in explained]))
+            for stage in explained[0].stages
+        },
+        certificates=dict(Counter(one.certificate.value for one in results)),
+        losses=_losses(results, against) if against else None,
+    )
+
+
+def _recalls(
+    client: NestvecClient, collection: str, queries: Queries, results: Sequence[SearchResult]
+) -> list[float]:
+    recalls = []
+    for vector, truth, result in zip(queries.vectors, queries.truth, results, strict=True):
+        hits = [hit.id for hit in result.hits]
+        exact: dict[str, float] = {}
+        if doubtful := outside(hits, truth, HITS):
+            # Only their exact scores tell whether they tie with the truth's last.
+            for ids, vectors in _stored(client, collection, doubtful):
+                exact |= zip(ids, exact_scores(vector, vectors).tolist(), strict=True)
+        recalls.append(recall_at_k(hits, truth, HITS, exact))
+    return recalls
+
+
+def _losses(results: Sequence[SearchResult], against: Sequence[SearchResult]) -> Losses:
+    pairs = [
+        ([hit.id for hit in one.hits], [hit.id for hit in other.hits])
+        for one, other in zip(results, against, strict=True)
+    ]
+    fetched = [one.explanation.fetched for one in against if one.explanation is not None]
+    return Losses(
+        hits=sum(len(reference) for _, reference in pairs),
+        lost=sum(count_lost(hits, reference) for hits, reference in pairs),
+        reordered=sum(
+            hits != reference and not count_lost(hits, reference) for hits, reference in pairs
+        ),
+        fetched_mean=float(np.mean(fetched)),
+    )

@@ -1,0 +1,281 @@
+"""The asyncio client: NestvecClient's names, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+from numpy.typing import NDArray
+
+from nestvec.client import calls
+from nestvec.client.calls import Call, SearchOptions, Service
+from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
+from nestvec.client.ingest import IngestMessage, IngestRun
+from nestvec.client.values import (
+    CollectionDescription,
+    CollectionInfo,
+    DeleteResult,
+    GetResult,
+    IngestDocument,
+    IngestProgress,
+    IngestReport,
+    SearchResult,
+    ServerInfo,
+)
+from nestvec.core.codec import VectorDtype
+from nestvec.core.errors import BudgetSpent
+from nestvec.core.space import Space
+from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
+
+Result = TypeVar("Result")
+
+
+class AsyncNestvecClient:
+    """Talks to one nestvec server from one event loop; close it, or use it in `async with`.
+
+    Parameters are those of NestvecClient, which also says what each method does. It connects at the
+    first call, so it may be made before the loop runs.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 10.0,
+        wait_for_ready: bool = False,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        request_id: Callable[[], str] | None = None,
+    ) -> None:
+        self._connection = Connection(
+            address, timeout_s, wait_for_ready, max_message_bytes, request_id
+        )
+        self._channel: grpc.aio.Channel | None = None
+        self._stubs: dict[Service, Any] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up. Safe to repeat."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    @property
+    def address(self) -> str:
+        """The server's."""
+        return self._connection.address
+
+    # --- searching ------------------------------------------------------------------------------
+
+    async def search(
+        self, collection: str, query: str | NDArray[Any], **options: Unpack[SearchOptions]
+    ) -> SearchResult:
+        """See NestvecClient.search."""
+        needed = calls.needs_space(query, options)
+        fingerprint = (await self._space(collection)).fingerprint if needed else ""
+        call = calls.search(collection, query, fingerprint, options)
+        return await self._run(call, options.get("timeout_s"))
+
+    async def search_batch(
+        self,
+        collection: str,
+        queries: Sequence[str] | NDArray[Any],
+        **options: Unpack[SearchOptions],
+    ) -> list[SearchResult]:
+        """See NestvecClient.search_batch."""
+        if not len(queries):
+            return []
+        needed = calls.needs_space(queries, options)
+        fingerprint = (await self._space(collection)).fingerprint if needed else ""
+        call = calls.search_batch(collection, queries, fingerprint, options)
+        return await self._run(call, options.get("timeout_s"))
+
+    # --- documents ------------------------------------------------------------------------------
+
+    async def index(
+        self,
+        collection: str,
+        documents: Iterable[IngestDocument] | AsyncIterable[IngestDocument],
+        *,
+        batch_size: int = 256,
+        on_progress: Callable[[IngestProgress], None] | None = None,
+        first_offset: int = 0,
+        fingerprint: str | None = None,
+        timeout_s: float = 120.0,
+    ) -> IngestReport:
+        """See NestvecClient.index. An async iterable is awaited between documents."""
+        space = await self._space(collection)
+        run = IngestRun(
+            collection,
+            calls.space_ref(fingerprint or space.fingerprint, space.dim),
+            first_offset=first_offset,
+            batch_size=batch_size,
+            max_message_bytes=self._connection.max_message_bytes,
+            on_progress=on_progress,
+        )
+        async with self._stream(run, self._connection.limit(timeout_s)) as (send, receive):
+            async for document in _awaited(documents):
+                if (message := run.add(document)) is not None:
+                    send(message)
+                    while run.is_full:
+                        await receive()
+            if (message := run.flush()) is not None:
+                send(message)
+            send(None)
+            while await receive():
+                pass
+        return run.finished()
+
+    async def get(
+        self,
+        collection: str,
+        ids: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        timeout_s: float | None = None,
+    ) -> GetResult:
+        """See NestvecClient.get."""
+        return await self._run(calls.get(collection, ids, with_vectors), timeout_s)
+
+    async def delete(
+        self, collection: str, ids: Sequence[str], *, timeout_s: float | None = None
+    ) -> DeleteResult:
+        """See NestvecClient.delete."""
+        return await self._run(calls.delete(collection, ids), timeout_s)
+
+    # --- collections and the server -------------------------------------------------------------
+
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        tiers: Sequence[int] = (),
+        store_dim: int = 0,
+        store_dtype: VectorDtype | str | None = None,
+        exist_ok: bool = False,
+        timeout_s: float | None = None,
+    ) -> CollectionInfo:
+        """See NestvecClient.create_collection."""
+        self._connection.forget(name)
+        call = calls.create_collection(name, tiers, store_dim, store_dtype, exist_ok)
+        return await self._run(call, timeout_s)
+
+    async def collections(self, *, timeout_s: float | None = None) -> list[CollectionInfo]:
+        """See NestvecClient.collections."""
+        return await self._run(calls.collections(), timeout_s)
+
+    async def describe(self, name: str, *, timeout_s: float | None = None) -> CollectionDescription:
+        """See NestvecClient.describe."""
+        return await self._run(calls.describe(name), timeout_s)
+
+    async def drop_collection(self, name: str, *, timeout_s: float | None = None) -> None:
+        """See NestvecClient.drop_collection."""
+        self._connection.forget(name)
+        await self._run(calls.drop_collection(name), timeout_s)
+
+    async def server(self, *, timeout_s: float | None = None) -> ServerInfo:
+        """See NestvecClient.server."""
+        return await self._run(calls.server(), timeout_s)
+
+    # --- awaiting -------------------------------------------------------------------------------
+
+    async def _run(self, call: Call[Result], timeout_s: float | None = None) -> Result:
+        connection = self._connection
+        method = getattr(self._stub(call.service), call.method)
+        try:
+            response = await method(
+                call.request,
+                timeout=connection.limit(timeout_s),
+                metadata=connection.metadata(),
+                wait_for_ready=connection.wait_for_ready,
+            )
+        except grpc.RpcError as error:
+            raise connection.error(error, call.method) from None
+        return call.read(response)
+
+    def _stub(self, service: Service) -> Any:
+        if self._channel is None:
+            # Here, because a channel belongs to the loop that runs when it is made.
+            channel = grpc.aio.insecure_channel(
+                self._connection.address, options=self._connection.options()
+            )
+            self._stubs = {
+                "query": query_pb2_grpc.QueryServiceStub(channel),
+                "ingest": ingest_pb2_grpc.IngestServiceStub(channel),
+                "admin": admin_pb2_grpc.AdminServiceStub(channel),
+            }
+            self._channel = channel
+        return self._stubs[service]
+
+    async def _space(self, collection: str) -> Space:
+        known = self._connection.spaces.get(collection)
+        return known or self._connection.learn(collection, (await self.describe(collection)).space)
+
+    @asynccontextmanager
+    async def _stream(
+        self, run: IngestRun, patience_s: float
+    ) -> AsyncIterator[
+        tuple[Callable[[IngestMessage | None], None], Callable[[], Awaitable[bool]]]
+    ]:
+        """(send, receive). `receive` settles one response, and is False at the end."""
+        messages: asyncio.Queue[IngestMessage | None] = asyncio.Queue()
+        stream = self._stub("ingest").IngestDocuments(
+            _until_none(messages),
+            metadata=self._connection.metadata(),
+            wait_for_ready=self._connection.wait_for_ready,
+        )
+
+        async def receive() -> bool:
+            async with asyncio.timeout(patience_s):
+                response = await stream.read()
+            if response is grpc.aio.EOF:
+                return False
+            run.settle(response)
+            return True
+
+        try:
+            yield messages.put_nowait, receive
+        except TimeoutError:
+            run.fail(BudgetSpent("ingest"))
+        except grpc.RpcError as error:
+            run.fail(self._connection.error(error, "IngestDocuments"))
+        finally:
+            stream.cancel()
+            messages.put_nowait(None)
+
+
+async def _until_none(
+    messages: asyncio.Queue[IngestMessage | None],
+) -> AsyncIterator[IngestMessage]:
+    while (message := await messages.get()) is not None:
+        yield message
+
+
+async def _awaited(
+    documents: Iterable[IngestDocument] | AsyncIterable[IngestDocument],
+) -> AsyncIterator[IngestDocument]:
+    if isinstance(documents, AsyncIterable):
+        async for document in documents:
+            yield document
+    else:
+        for document in documents:
+            yield document

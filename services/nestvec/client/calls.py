@@ -1,0 +1,242 @@
+"""Every unary call as a value: its request, and how its response is read. Clients only await."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from nestvec.client import responses
+from nestvec.client.values import (
+    CollectionDescription,
+    CollectionInfo,
+    DeleteResult,
+    GetResult,
+    SearchResult,
+    ServerInfo,
+)
+from nestvec.client.vectors import as_query_vector, as_query_vectors
+from nestvec.core.codec import VectorDtype, floats_to_bytes
+from nestvec.core.errors import InvalidRequest
+from nestvec.rpc.wire import dtype_to_wire
+from nestvec.v1 import admin_pb2, common_pb2, ingest_pb2, query_pb2
+
+Result = TypeVar("Result")
+Service = Literal["query", "ingest", "admin"]
+
+
+class SearchOptions(TypedDict, total=False):
+    """What a search may be told; what is left out, or None, is the search class's own setting.
+
+    search_class: a class of the server's configuration, `search` by default. k: how many hits.
+    coarse_dim: the tier to search. candidates: how many the coarse search passes on. rerank:
+    whether to order them at full dimension. min_coverage: the least share of the documents, 0 to
+    1, that must have answered. explain: fill `SearchResult.explanation`. ids_only: leave texts and
+    fields out. exhaustive: fetch every candidate's full vector, whatever the bounds say.
+    fingerprint: the space of a query vector; by default the collection's, asked for once.
+    timeout_s: the deadline of this call.
+    """
+
+    search_class: str
+    k: int | None
+    coarse_dim: int | None
+    candidates: int | None
+    rerank: bool | None
+    min_coverage: float | None
+    explain: bool
+    ids_only: bool
+    exhaustive: bool
+    fingerprint: str | None
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Result]):
+    """One unary call, ready to be made."""
+
+    service: Service
+    method: str
+    request: Message
+    read: Callable[[Any], Result]
+
+
+# --- searching ----------------------------------------------------------------------------------
+
+
+def needs_space(query: object, options: SearchOptions) -> bool:
+    """Whether the collection's fingerprint must be known before `query` can be sent."""
+    return isinstance(query, np.ndarray) and options.get("fingerprint") is None
+
+
+def search(
+    collection: str, query: str | NDArray[Any], fingerprint: str, options: SearchOptions
+) -> Call[SearchResult]:
+    """fingerprint: of the collection; read for a vector only, when the caller gives none."""
+    wishes = _options(**options)
+    with _as_invalid("query"):
+        request = query_pb2.SearchRequest(collection=collection, options=wishes)
+        if isinstance(query, np.ndarray):
+            vector = as_query_vector(query)
+            request.vector.values = floats_to_bytes(vector)
+            request.vector.space.fingerprint = options.get("fingerprint") or fingerprint
+            request.vector.space.dim = len(vector)
+        else:
+            request.text = query
+    return Call("query", "Search", request, responses.search_result)
+
+
+def search_batch(
+    collection: str,
+    queries: Sequence[str] | NDArray[Any],
+    fingerprint: str,
+    options: SearchOptions,
+) -> Call[list[SearchResult]]:
+    """As `search`, for several queries at once."""
+    if isinstance(queries, str):
+        raise TypeError("queries: expected several; a single text goes to `search`")
+    wishes = _options(**options)
+    with _as_invalid("queries"):
+        request = query_pb2.BatchSearchRequest(collection=collection, options=wishes)
+        if isinstance(queries, np.ndarray):
+            vectors = as_query_vectors(queries)
+            request.vectors.values = floats_to_bytes(vectors)
+            request.vectors.space.fingerprint = options.get("fingerprint") or fingerprint
+            request.vectors.space.dim = vectors.shape[1]
+        else:
+            request.texts.extend(queries)
+    return Call("query", "BatchSearch", request, responses.search_results)
+
+
+def _options(
+    *,
+    search_class: str = "search",
+    k: int | None = None,
+    coarse_dim: int | None = None,
+    candidates: int | None = None,
+    rerank: bool | None = None,
+    min_coverage: float | None = None,
+    explain: bool = False,
+    ids_only: bool = False,
+    exhaustive: bool = False,
+    fingerprint: str | None = None,  # noqa: ARG001  stands with the vector
+    timeout_s: float | None = None,  # noqa: ARG001  stands with the call
+) -> query_pb2.SearchOptions:
+    with _as_invalid("options"):
+        return query_pb2.SearchOptions(
+            search_class=search_class,
+            k=k,
+            coarse_dim=coarse_dim,
+            candidates=candidates,
+            rerank=rerank,
+            min_coverage=min_coverage,
+            explain=explain,
+            ids_only=ids_only,
+            exhaustive_rerank=exhaustive,
+        )
+
+
+# --- documents ----------------------------------------------------------------------------------
+
+
+def get(collection: str, ids: Sequence[str], with_vectors: bool) -> Call[GetResult]:
+    """Documents by id."""
+    with _as_invalid("ids"):
+        request = query_pb2.GetDocumentsRequest(
+            collection=collection, ids=_several(ids), include_vectors=with_vectors
+        )
+    return Call("query", "GetDocuments", request, responses.get_result)
+
+
+def delete(collection: str, ids: Sequence[str]) -> Call[DeleteResult]:
+    """Documents by id."""
+    with _as_invalid("ids"):
+        request = ingest_pb2.DeleteDocumentsRequest(collection=collection, ids=_several(ids))
+    return Call("ingest", "DeleteDocuments", request, responses.delete_result)
+
+
+# --- collections and the server -----------------------------------------------------------------
+
+
+def create_collection(
+    name: str,
+    tiers: Sequence[int],
+    store_dim: int,
+    store_dtype: VectorDtype | str | None,
+    exist_ok: bool,
+) -> Call[CollectionInfo]:
+    """Empty values take the server's defaults."""
+    dtype = admin_pb2.STORE_DTYPE_UNSPECIFIED
+    if store_dtype is not None:
+        dtype = dtype_to_wire(_dtype(store_dtype))
+    with _as_invalid("collection"):
+        request = admin_pb2.CreateCollectionRequest(
+            name=name, tiers=tiers, store_dim=store_dim, store_dtype=dtype, exist_ok=exist_ok
+        )
+    return Call("admin", "CreateCollection", request, responses.created)
+
+
+def collections() -> Call[list[CollectionInfo]]:
+    """All of them."""
+    request = admin_pb2.ListCollectionsRequest()
+    return Call("admin", "ListCollections", request, responses.collections)
+
+
+def describe(name: str) -> Call[CollectionDescription]:
+    """One of them."""
+    with _as_invalid("name"):
+        request = admin_pb2.DescribeCollectionRequest(name=name)
+    return Call("admin", "DescribeCollection", request, responses.description)
+
+
+def drop_collection(name: str) -> Call[None]:
+    """One of them."""
+    with _as_invalid("name"):
+        request = admin_pb2.DropCollectionRequest(name=name)
+    return Call("admin", "DropCollection", request, responses.nothing)
+
+
+def server() -> Call[ServerInfo]:
+    """The server itself."""
+    return Call("admin", "DescribeServer", admin_pb2.DescribeServerRequest(), responses.server_info)
+
+
+# --- what cannot even be written down -----------------------------------------------------------
+
+
+def space_ref(fingerprint: str, dim: int) -> common_pb2.SpaceRef:
+    """Names a space."""
+    with _as_invalid("fingerprint"):
+        return common_pb2.SpaceRef(fingerprint=fingerprint, dim=dim)
+
+
+@contextmanager
+def _as_invalid(field: str) -> Iterator[None]:
+    """What a message cannot hold is the caller's input that is wrong; a wrong type stays one."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            field,
+            f"half a character (a lone surrogate) at position {error.start}; send valid Unicode",
+        ) from None
+    except ValueError as error:
+        raise InvalidRequest(field, f"{error}; expected a 32-bit integer") from None
+
+
+def _several(ids: Sequence[str]) -> Sequence[str]:
+    if isinstance(ids, str):
+        raise TypeError("ids: expected several; put a single one in a list")
+    return ids
+
+
+def _dtype(dtype: VectorDtype | str) -> VectorDtype:
+    try:
+        return VectorDtype(dtype)
+    except ValueError:
+        known = ", ".join(one.value for one in VectorDtype)
+        raise InvalidRequest("store_dtype", f"{dtype!r}, expected one of {known}") from None

@@ -1,0 +1,271 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+from numpy.typing import NDArray
+
+from nestvec.client import calls
+from nestvec.client.calls import Call, SearchOptions, Service
+from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
+from nestvec.client.ingest import IngestMessage, IngestRun
+from nestvec.client.values import (
+    CollectionDescription,
+    CollectionInfo,
+    DeleteResult,
+    GetResult,
+    IngestDocument,
+    IngestProgress,
+    IngestReport,
+    SearchResult,
+    ServerInfo,
+)
+from nestvec.core.codec import VectorDtype
+from nestvec.core.errors import BudgetSpent
+from nestvec.core.space import Space
+from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
+
+Result = TypeVar("Result")
+
+
+class NestvecClient:
+    """Talks to one nestvec server. Safe to share between threads; close it, or use it in `with`.
+
+    address: host:port. timeout_s: the deadline of every call that brings none of its own.
+    wait_for_ready: let calls wait, within their deadline, for a server that is still starting.
+    max_message_bytes: as the server's own setting. request_id: makes the x-request-id that the
+    server logs with each call.
+
+    Every method raises errors of `nestvec.core.errors` with the server's message.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 10.0,
+        wait_for_ready: bool = False,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        request_id: Callable[[], str] | None = None,
+    ) -> None:
+        self._connection = Connection(
+            address, timeout_s, wait_for_ready, max_message_bytes, request_id
+        )
+        self._channel = grpc.insecure_channel(address, options=self._connection.options())
+        self._ingest = ingest_pb2_grpc.IngestServiceStub(self._channel)
+        self._stubs: dict[Service, Any] = {
+            "query": query_pb2_grpc.QueryServiceStub(self._channel),
+            "ingest": self._ingest,
+            "admin": admin_pb2_grpc.AdminServiceStub(self._channel),
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. Safe to repeat."""
+        self._channel.close()
+
+    @property
+    def address(self) -> str:
+        """The server's."""
+        return self._connection.address
+
+    # --- searching ------------------------------------------------------------------------------
+
+    def search(
+        self, collection: str, query: str | NDArray[Any], **options: Unpack[SearchOptions]
+    ) -> SearchResult:
+        """The best documents for one text, or one (dim,) unit vector. For options see
+        SearchOptions.
+        """
+        fingerprint = self._fingerprint(collection) if calls.needs_space(query, options) else ""
+        return self._run(
+            calls.search(collection, query, fingerprint, options), options.get("timeout_s")
+        )
+
+    def search_batch(
+        self,
+        collection: str,
+        queries: Sequence[str] | NDArray[Any],
+        **options: Unpack[SearchOptions],
+    ) -> list[SearchResult]:
+        """Several texts, or (n, dim) unit vectors, in one call; one result a query, in order."""
+        if not len(queries):
+            return []
+        fingerprint = self._fingerprint(collection) if calls.needs_space(queries, options) else ""
+        return self._run(
+            calls.search_batch(collection, queries, fingerprint, options), options.get("timeout_s")
+        )
+
+    # --- documents ------------------------------------------------------------------------------
+
+    def index(
+        self,
+        collection: str,
+        documents: Iterable[IngestDocument],
+        *,
+        batch_size: int = 256,
+        on_progress: Callable[[IngestProgress], None] | None = None,
+        first_offset: int = 0,
+        fingerprint: str | None = None,
+        timeout_s: float = 120.0,
+    ) -> IngestReport:
+        """Write documents, as one stream; a bad document is reported and stops nothing.
+
+        `documents` is read, and `on_progress` called, in this thread, never far ahead of the
+        server. first_offset: what to call the first document, when an earlier run is resumed.
+        fingerprint: the space of vectors that documents bring; by default the collection's.
+        timeout_s: how long the server may go without acknowledging anything.
+
+        Raises IngestInterrupted when the stream breaks: it tells where to resume.
+        """
+        space = self._space(collection)
+        run = IngestRun(
+            collection,
+            calls.space_ref(fingerprint or space.fingerprint, space.dim),
+            first_offset=first_offset,
+            batch_size=batch_size,
+            max_message_bytes=self._connection.max_message_bytes,
+            on_progress=on_progress,
+        )
+        with self._stream(run, self._connection.limit(timeout_s)) as (send, receive):
+            for document in documents:
+                if (message := run.add(document)) is not None:
+                    send(message)
+                    while run.is_full:
+                        receive()
+            if (message := run.flush()) is not None:
+                send(message)
+            send(None)
+            while receive():
+                pass
+        return run.finished()
+
+    def get(
+        self,
+        collection: str,
+        ids: Sequence[str],
+        *,
+        with_vectors: bool = False,
+        timeout_s: float | None = None,
+    ) -> GetResult:
+        """Documents by id, with their stored vectors on request."""
+        return self._run(calls.get(collection, ids, with_vectors), timeout_s)
+
+    def delete(
+        self, collection: str, ids: Sequence[str], *, timeout_s: float | None = None
+    ) -> DeleteResult:
+        """Delete documents by id. Ids that name nothing are reported, not an error."""
+        return self._run(calls.delete(collection, ids), timeout_s)
+
+    # --- collections and the server -------------------------------------------------------------
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        tiers: Sequence[int] = (),
+        store_dim: int = 0,
+        store_dtype: VectorDtype | str | None = None,
+        exist_ok: bool = False,
+        timeout_s: float | None = None,
+    ) -> CollectionInfo:
+        """Make a collection; what is left out is the server's default. Raises AlreadyExists, with
+        `exist_ok` only when the existing one has other settings.
+        """
+        self._connection.forget(name)
+        call = calls.create_collection(name, tiers, store_dim, store_dtype, exist_ok)
+        return self._run(call, timeout_s)
+
+    def collections(self, *, timeout_s: float | None = None) -> list[CollectionInfo]:
+        """All collections, by name."""
+        return self._run(calls.collections(), timeout_s)
+
+    def describe(self, name: str, *, timeout_s: float | None = None) -> CollectionDescription:
+        """What a collection is and holds. Raises NotFound."""
+        return self._run(calls.describe(name), timeout_s)
+
+    def drop_collection(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Delete a collection with all its documents. Raises NotFound."""
+        self._connection.forget(name)
+        self._run(calls.drop_collection(name), timeout_s)
+
+    def server(self, *, timeout_s: float | None = None) -> ServerInfo:
+        """The server's version, encoder space, search classes and limits."""
+        return self._run(calls.server(), timeout_s)
+
+    # --- awaiting -------------------------------------------------------------------------------
+
+    def _run(self, call: Call[Result], timeout_s: float | None = None) -> Result:
+        connection = self._connection
+        method = getattr(self._stubs[call.service], call.method)
+        try:
+            response = method(
+                call.request,
+                timeout=connection.limit(timeout_s),
+                metadata=connection.metadata(),
+                wait_for_ready=connection.wait_for_ready,
+            )
+        except grpc.RpcError as error:
+            raise connection.error(error, call.method) from None
+        return call.read(response)
+
+    def _space(self, collection: str) -> Space:
+        known = self._connection.spaces.get(collection)
+        return known or self._connection.learn(collection, self.describe(collection).space)
+
+    def _fingerprint(self, collection: str) -> str:
+        return self._space(collection).fingerprint
+
+    @contextmanager
+    def _stream(
+        self, run: IngestRun, patience_s: float
+    ) -> Iterator[tuple[Callable[[IngestMessage | None], None], Callable[[], bool]]]:
+        """(send, receive). `receive` settles one response, and is False at the end."""
+        messages: queue.SimpleQueue[IngestMessage | None] = queue.SimpleQueue()
+        stream = self._ingest.IngestDocuments(
+            iter(messages.get, None),
+            metadata=self._connection.metadata(),
+            wait_for_ready=self._connection.wait_for_ready,
+        )
+        stalled = threading.Event()
+
+        def give_up() -> None:
+            stalled.set()
+            stream.cancel()
+
+        def receive() -> bool:
+            timer = threading.Timer(patience_s, give_up)
+            timer.start()
+            try:
+                response = next(stream, None)
+            finally:
+                timer.cancel()
+            if response is not None:
+                run.settle(response)
+            return response is not None
+
+        try:
+            yield messages.put, receive
+        except grpc.RpcError as error:
+            cause = self._connection.error(error, "IngestDocuments")
+            run.fail(BudgetSpent("ingest") if stalled.is_set() else cause)
+        finally:
+            stream.cancel()
+            messages.put(None)

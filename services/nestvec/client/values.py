@@ -1,0 +1,235 @@
+"""What the clients take and give: frozen values, core types where they fit, never a message."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from nestvec.core.arrays import Floats
+from nestvec.core.certificate import Certificate
+from nestvec.core.codec import VectorDtype
+from nestvec.core.coverage import Coverage
+from nestvec.core.document import FieldValue
+from nestvec.core.ports import StoreUsage, TierStatus
+from nestvec.core.space import Space
+
+# --- searching ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRef:
+    """A vector space at one dimension: what was searched, or what scored."""
+
+    fingerprint: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One document found. score: its cosine in `SearchResult.scoring`. text and fields are empty
+    with `ids_only`.
+    """
+
+    id: str
+    score: float
+    text: str
+    fields: Mapping[str, FieldValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """One thing that was taken from an answer. kind: a core DegradationKind (which is a str), or
+    `unknown` when a newer server names one that this version has no word for.
+    """
+
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How an answer came about. stages: milliseconds by stage, in the order they ran."""
+
+    stages: Mapping[str, float]
+    candidates: int
+    fetched: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits, best first, and everything that must be admitted about them.
+
+    coarse: what the coarse tier searched. scoring: what the scores were computed at.
+    failure_probability: the chance that the certificate is wrong; 0 when it rests on no
+    probabilistic bound. explanation: only when it was asked for.
+    """
+
+    hits: tuple[Hit, ...]
+    coarse: SpaceRef
+    scoring: SpaceRef
+    coverage: Coverage
+    degradations: tuple[Degradation, ...]
+    certificate: Certificate
+    failure_probability: float
+    search_class: str
+    generation: int
+    explanation: Explanation | None
+
+
+# --- documents ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IngestDocument:
+    """A document to write. id: your own key, 1 to 512 bytes of UTF-8. vector: (dim,) unit length,
+    in the collection's space, when you encoded it; without it the server encodes the text.
+    """
+
+    id: str
+    text: str
+    fields: Mapping[str, FieldValue] = field(default_factory=dict)
+    vector: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredDocument:
+    """A document as the store holds it. vector: (dim,) float32 in `GetResult.space`, when asked."""
+
+    id: str
+    text: str
+    fields: Mapping[str, FieldValue]
+    vector: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    """documents: in the order asked for, without the missing. missing_ids: ids that name none."""
+
+    documents: tuple[StoredDocument, ...]
+    missing_ids: tuple[str, ...]
+    space: SpaceRef
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """deleted: how many documents. missing_ids: ids that named none."""
+
+    deleted: int
+    missing_ids: tuple[str, ...]
+
+
+class IngestReason(enum.StrEnum):
+    """Why a document was not taken, and whether sending it again can help.
+
+    INVALID: it is bad; it never will be taken. UNAVAILABLE: the server could not take it now; send
+    it again. SUPERSEDED: its id stood again later in the same message; the later one was taken.
+    """
+
+    INVALID = "invalid"
+    UNAVAILABLE = "unavailable"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestFailure:
+    """One document that was not taken. offset: its place among the documents given."""
+
+    offset: int
+    id: str
+    reason: IngestReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestProgress:
+    """Where an `index` stands after one acknowledgement.
+
+    acknowledged_offset: every document up to and including it is searchable, or was reported.
+    indexed, failed: so far. failures: those that this acknowledgement brought.
+    """
+
+    acknowledged_offset: int
+    indexed: int
+    failed: int
+    failures: tuple[IngestFailure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What became of the documents of one `index`.
+
+    acknowledged_offset: of the last one settled, one less than the first where there was none.
+    failed counts every refusal; failures keeps the first 10,000 (`on_progress` sees all of them).
+    """
+
+    acknowledged_offset: int
+    indexed: int
+    failed: int
+    failures: tuple[IngestFailure, ...]
+
+
+# --- collections and the server -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CollectionInfo:
+    """What a collection is. store_dim: what is stored and scored. tiers: what may be searched."""
+
+    name: str
+    space: Space
+    store_dim: int
+    store_dtype: VectorDtype
+    tiers: tuple[int, ...]
+    generation: int
+    partitions: int
+
+
+@dataclass(frozen=True)
+class CollectionDescription(CollectionInfo):
+    """What a collection is and holds. tier_status: one a tier, summed over shards."""
+
+    tier_status: tuple[TierStatus, ...]
+    store: StoreUsage
+    shards: int
+
+    @property
+    def documents(self) -> int:
+        """How many documents are live."""
+        return self.store.documents
+
+
+@dataclass(frozen=True, slots=True)
+class SearchClassInfo:
+    """What a search class asks for; a collection serves its nearest tier."""
+
+    name: str
+    coarse_dim: int
+    k: int
+    candidates: int
+    rerank: bool
+    min_coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """The most that one call may ask for. Bytes of UTF-8 for texts."""
+
+    max_k: int
+    max_candidates: int
+    max_batch: int
+    max_text_bytes: int
+    max_message_bytes: int
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """A server: its version, its encoder's space, its search classes and limits."""
+
+    version: str
+    space: Space
+    search_classes: tuple[SearchClassInfo, ...]
+    limits: ServerLimits

@@ -1,0 +1,103 @@
+"""Collections, records and real servers for tests of the store."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
+from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_store import RedisStore
+from nestvec.core.arrays import Ids
+from nestvec.core.collection import Collection
+from nestvec.core.ports import Placed, StoreRecord, VectorStore
+from nestvec.core.space import Space
+
+SPACE = Space("test-model", 64, trained_dims=(16, 32, 64))
+# A millisecond's work never takes this long, a stopped server always does.
+TIMEOUT_S = 0.4
+
+_prefixes = itertools.count()
+
+
+def a_collection(name: str = "docs", partitions: int = 8) -> Collection:
+    """One that no store has seen."""
+    return Collection(name, SPACE, store_dim=64, tiers=(16,), partitions=partitions)
+
+
+def a_record(external_id: str, tag: str = "") -> StoreRecord:
+    """Its vector and payload tell which id and tag it was written with."""
+    return StoreRecord(
+        external_id, f"vector {external_id} {tag}".encode(), b"payload " + tag.encode()
+    )
+
+
+def some_records(external_ids: Iterable[str], tag: str = "") -> list[StoreRecord]:
+    """One an id."""
+    return [a_record(external_id, tag) for external_id in external_ids]
+
+
+async def created(
+    store: VectorStore, name: str = "docs", assets: dict[str, bytes] | None = None
+) -> Collection:
+    """`a_collection` in the store's catalogue."""
+    return await store.create_collection(a_collection(name), assets or {})
+
+
+def ids_of(placed: list[Placed]) -> Ids:
+    """(n,) int64: where the records went."""
+    return np.array([one.internal_id for one in placed], np.int64)
+
+
+async def live_ids(store: VectorStore, collection: Collection) -> set[int]:
+    """All that a scan finds."""
+    batches = store.live_ids(collection, range(collection.partitions))
+    return {internal for batch in [b async for b in batches] for internal in batch.tolist()}
+
+
+def redis_binary() -> Path:
+    """Debian's or anyone's redis-server on PATH; skips the test where there is none."""
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("no redis-server on PATH (Debian: apt-get install redis-server)")
+    return Path(found)
+
+
+def free_port() -> int:
+    """One that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_cluster_node() -> EmbeddedValkey:
+    """A cluster of one node that owns every slot: it refuses commands over two slots."""
+    options = {"cluster-enabled": "yes", "cluster-port": str(free_port()), "bind": "127.0.0.1"}
+    server = EmbeddedValkey(EmbeddedSettings(options=options)).start()
+    ask(server, "CLUSTER ADDSLOTSRANGE 0 16383")
+    deadline = time.monotonic() + 30
+    while b"cluster_state:ok" not in ask(server, "CLUSTER INFO"):
+        assert time.monotonic() < deadline, "the cluster of one never became ready"
+        time.sleep(0.05)
+    return server
+
+
+def ask(server: EmbeddedValkey, command: str) -> bytes:
+    """The raw answer to one short command."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(server.socket_path))
+        connection.sendall(command.encode() + b"\r\n")
+        return connection.recv(1 << 16)
+
+
+def own_store(server: EmbeddedValkey, *, cluster: bool = False) -> RedisStore:
+    """A store under a prefix that no other test uses."""
+    return RedisStore(RedisSettings(server.url, prefix=f"t{next(_prefixes)}", cluster=cluster))
