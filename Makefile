@@ -18,6 +18,8 @@ TEST_READY := $(VENV)/.installed-test
 NEEDS := nestvec needs Python 3.11 or newer; $(PYTHON)
 REMEDY := make PYTHON=/path/to/python3.11
 
+# Small products spread over threads wait for the slowest one; the servers set the same.
+export OPENBLAS_NUM_THREADS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -30,6 +30,7 @@ def _lanes(report: Mapping[str, Any]) -> Table:
         title_style="bold",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
+        show_edge=False,
     )
     table.add_column("lane", no_wrap=True)
     for heading in ("dims", "recall@10", "p50", "p95", "echoes", "qps", "fetched"):

@@ -71,12 +71,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001  its callback does it
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
     ] = False,
 ) -> None:
     """What stands before a command."""
+    # gRPC's own lines on stderr, such as a port in use, would stand beside ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 ConfigFile = Annotated[

@@ -63,11 +63,14 @@ def connected(address: str, timeout_s: float = 10.0) -> Iterator[NestvecClient]:
         try:
             yield client
         except WorkerUnavailable as error:
-            if "answered UNAVAILABLE" not in str(error):
+            _, unavailable, reason = str(error).partition("answered UNAVAILABLE: ")
+            if not unavailable:
                 raise
+            # gRPC tells every address that it tried; the last words say what happened.
+            reason = reason.rpartition(": ")[2].rstrip("]")
             raise WorkerUnavailable(
-                f"no nestvec server answers at {address}; start one with `nestvec serve`, or name "
-                f"another with --address ({error})"
+                f"no nestvec server answers at {address} ({reason}); start one with "
+                f"`nestvec serve`, or name another with --address"
             ) from None
 
 

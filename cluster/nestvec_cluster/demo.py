@@ -64,11 +64,13 @@ class Corpus:
 def demo(
     texts: Annotated[
         Path | None,
-        typer.Option(help="Index the lines of this file instead of Python's documentation."),
+        typer.Option(help="Index this file instead: anything that `nestvec index` reads."),
     ] = None,
     column: Annotated[
         str | None,
-        typer.Option(help="The column of a .csv or .tsv file: its name, or a number from 1."),
+        typer.Option(
+            "--column", "--text-column", help="The column of the texts: a name, or its number."
+        ),
     ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Keep the engine running, for queries of your own.")
@@ -111,7 +113,7 @@ def demo(
         print_lanes(console, lanes, len(corpus.withheld), phases.seconds)
         if json_file is not None:
             _write(json_file, lanes, corpus, phases)
-        print_next_steps(console, address if serve else None)
+        print_next_steps(console, COLLECTION, address if serve else None)
         if serve:
             _wait_for_interrupt()
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nestvec.client import CollectionDescription, SearchResult
 from nestvec.quality.timing import Timing
+from nestvec_cluster.completions import DEFAULT_ADDRESS
 from nestvec_cluster.measuring import HITS, ClassQuality
 
 _SHOWN_HITS = 3
@@ -54,7 +55,7 @@ def print_corpus(
 def print_answers(console: Console, question: str, answers: Mapping[str, SearchResult]) -> None:
     """The same question to every class."""
     stages = max((_stages(one) for one in answers.values()), key=len)
-    table = _table(f"“{_short(question, 70)}”: milliseconds in the server")
+    table = _table(f"“{_short(question, 48)}”: milliseconds in the server")
     for heading in ("dims", *stages, "fetched"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("certificate")
@@ -137,24 +138,36 @@ def _conclusions(lanes: Mapping[str, Lane]) -> str:
     return " ".join(sentences)
 
 
-def print_next_steps(console: Console, address: str | None) -> None:
+def print_next_steps(console: Console, collection: str, address: str | None) -> None:
     """What to try. address: of the engine that goes on running, if it does."""
     console.print()
     if address is None:
-        console.print(
-            "Next: [bold]nestvec demo --serve[/] keeps this running for your own queries;"
-        )
-        console.print("[bold]nestvec demo --texts FILE[/] does the same with your own texts;")
-        console.print(
-            "[bold]nestvec serve[/] starts an engine to fill with [bold]nestvec index[/]."
-        )
-        return
-    console.print(f"Serving on [bold]{address}[/] until Ctrl-C. In another terminal:")
+        steps = [
+            ("nestvec demo --serve", "the same, and keeps running for queries of your own"),
+            ("nestvec demo --texts FILE", "the same with your own texts, one a line"),
+            ("nestvec serve", "an engine of your own; fill it with nestvec index"),
+        ]
+    else:
+        console.print(f"Serving at {address} until Ctrl-C. In another terminal:", highlight=False)
+        at = "" if address == DEFAULT_ADDRESS else f" -a {address}"
+        search = f'nestvec search "how do I sort a list" -c {collection}{at}'
+        steps = [
+            (search, "the search class"),
+            (f"{search} -C analyst --explain", "the widest one, with its stages"),
+            (f"nestvec describe {collection}{at}", "tiers, segments, memory"),
+        ]
+    for command, meaning in steps:
+        console.print(Text.assemble("  ", (command, "bold"), f"  # {meaning}"), soft_wrap=True)
 
 
 def _table(title: str) -> Table:
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0)
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
     )
     table.add_column("class", no_wrap=True)
     return table
@@ -162,11 +175,11 @@ def _table(title: str) -> Table:
 
 def _dims(coarse: int, scoring: int) -> str:
     """What was searched, and what scored."""
-    return f"{coarse} → {scoring}"
+    return f"{coarse}→{scoring}"
 
 
 def _fetched(fetched: float, candidates: float) -> str:
-    return f"{fetched:.0f} of {candidates:,.0f}" if fetched else "none"
+    return f"{fetched:.0f} / {candidates:,.0f}" if fetched else "none"
 
 
 def _stages(answer: SearchResult) -> Sequence[str]:

@@ -44,7 +44,7 @@ _ENCODE_AT_ONCE = 256
 _ENCODE_TIMEOUT_S = 60.0
 _SETTLE_POLL_S = 0.1
 # Background building that has changed nothing for so long is taken to be done.
-_SETTLED_AFTER_S = 20.0
+_SETTLED_AFTER_S = 90.0
 
 Progress = Callable[[int], None]
 

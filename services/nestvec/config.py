@@ -188,13 +188,22 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None)
             raise ConfigError(f"{path}: is not YAML: {error}") from None
         data = {} if data is None else data
         if not isinstance(data, dict):
-            raise ConfigError(f"{path}: expected sections such as `server:`, not {type(data)}")
+            raise ConfigError(
+                f"{path}: expected sections such as `server:`, got a {type(data).__name__}"
+            )
+        # A section whose every line is a comment reads as null.
+        data = {
+            name: {} if section is None and name in Settings.model_fields else section
+            for name, section in data.items()
+        }
     for dotted, value in (overrides or {}).items():
         *sections, key = dotted.split(".")
         section = data
         for name in sections:
-            section = section.setdefault(name, {})
-        section[key] = value
+            section = section.setdefault(name, {}) if isinstance(section, dict) else section
+        # Where it is no section, validation says so.
+        if isinstance(section, dict):
+            section[key] = value
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
@@ -207,6 +216,8 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None)
 def _explain(error: dict[str, Any]) -> str:
     location = [str(part) for part in error["loc"]]
     dotted = ".".join(location)
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{dotted}: expected a section with keys of its own, got {error['input']!r}"
     if error["type"] != "extra_forbidden":
         return f"{dotted}: {error['msg']}, got {error['input']!r}"
     known = _keys_at(location[:-1])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from tests.support.stores import own_store, redis_binary, start_cluster_node
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.core.ports import VectorStore
+from tests.support.stores import own_store, redis_binary, start_cluster_node
 
 
 @pytest.fixture(scope="session")

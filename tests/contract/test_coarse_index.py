@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.nestvec.core.synthetic import mrl_like
 
 from nestvec.adapters.faiss_index import FaissFactory, GpuFlatIndex, GpuResources, import_faiss
 from nestvec.adapters.memory_index import NumpyFactory, NumpyIndex
 from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.errors import ConfigError
 from nestvec.core.ports import CoarseIndex
+from tests.nestvec.core.synthetic import mrl_like
 
 ROWS = 3000
 COUNT = 50

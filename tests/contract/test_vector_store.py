@@ -8,6 +8,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
+from nestvec.adapters.memory_store import MemoryStore
+from nestvec.core.errors import InvalidRequest
+from nestvec.core.placement import internal_id, partition_of, split_id
+from nestvec.core.ports import VectorStore
 from tests.support.stores import (
     a_record,
     created,
@@ -15,11 +20,6 @@ from tests.support.stores import (
     live_ids,
     some_records,
 )
-
-from nestvec.adapters.memory_store import MemoryStore
-from nestvec.core.errors import InvalidRequest
-from nestvec.core.placement import internal_id, partition_of, split_id
-from nestvec.core.ports import VectorStore
 
 NAMES = [f"document {i}" for i in range(50)]
 STRANGE_IDS = [

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
+from nestvec.core.collection import Collection
+from nestvec.core.errors import AlreadyExists, NotFound
+from nestvec.core.ports import VectorStore
 from tests.support.stores import (
     a_record,
     created,
@@ -12,10 +16,6 @@ from tests.support.stores import (
     live_ids,
     some_records,
 )
-
-from nestvec.core.collection import Collection
-from nestvec.core.errors import AlreadyExists, NotFound
-from nestvec.core.ports import VectorStore
 
 NAMES = [f"document {i}" for i in range(50)]
 

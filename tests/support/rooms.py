@@ -34,7 +34,7 @@ from nestvec.core.ports import (
     VectorStore,
 )
 from nestvec.core.sketch import TailSketch, random_dither, random_rotation
-from nestvec.core.space import Space
+from nestvec.core.space import Role, Space
 from nestvec.encoder.app import EncoderApp
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Item, Outcome
@@ -117,7 +117,7 @@ class Rooms:
 
     async def add(self, *documents: Document | Item, name: str = "docs") -> Outcome:
         """Write documents as one message of a stream would."""
-        collection = await self.ingest.open(name, None)
+        collection = await self.catalogue.get(name)
         items = [one if isinstance(one, Item) else Item(one) for one in documents]
         prepared = await self.ingest.prepare(collection, items, has_space=True)
         return await self.ingest.commit(prepared)
@@ -161,7 +161,7 @@ async def open_rooms(
     purge_after_s: float = 0.0,
 ) -> AsyncIterator[Rooms]:
     """Every application over one store."""
-    store = MemoryStore() if store is None else store
+    store = FaultyStore() if store is None else store
     limits = limits or Limits()
     encoder_app = EncoderApp(model or HashModel(64))
     encoder = wrap_encoder(encoder_app)
@@ -182,6 +182,15 @@ async def open_rooms(
         for app in apps:
             await app.close()
         await encoder_app.close()
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until `holds` does; what never does fails the test."""
+    async with asyncio.timeout(PATIENT_S):
+        while True:
+            if await holds():
+                return
+            await asyncio.sleep(0.005)
 
 
 # --- doubles that fail ----------------------------------------------------------------------------
@@ -294,14 +303,37 @@ class FaultyStore(MemoryStore):
             self._of(collection).payloads[internal] = value
 
 
+class SpyEncoder:
+    """An encoder that keeps what it was asked. Fills ports.Encoder."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.asked: list[tuple[list[str], Role]] = []
+        self.faults = Faults()
+        self._encoder = encoder
+
+    @property
+    def space(self) -> Space:
+        return self._encoder.space
+
+    async def encode(self, texts: Sequence[str], role: Role, timeout_s: float) -> Floats:
+        self.asked.append((list(texts), role))
+        await self.faults.begin("encode")
+        return await self._encoder.encode(texts, role, timeout_s)
+
+
 class FaultyShard:
-    """A shard whose calls fail as `faults` says. Fills ports.CoarseSearcher."""
+    """A shard whose calls fail as `faults` says. Fills ports.CoarseSearcher.
+
+    asked: every query that it was asked.
+    """
 
     def __init__(self, shard: CoarseSearcher) -> None:
         self.faults = Faults()
+        self.asked: list[CoarseQuery] = []
         self._shard = shard
 
     async def search(self, query: CoarseQuery, timeout_s: float) -> CoarseAnswer:
+        self.asked.append(query)
         await self.faults.begin("search")
         return await self._shard.search(query, timeout_s)
 

@@ -1,9 +1,9 @@
 """The coarse scan by FAISS: one factory for CPU and GPU, chosen by size and hardware.
 
-What was measured (field.md's figures are re-measured in benchmarks/RESULTS.md): on hard real text a
-flat 4-bit fast-scan beats graphs and lists in recall, build time, memory and deletes up to about a
-million documents; kept as one inverted list it takes an IDSelector, so deletes and filters are
-free. Below ten thousand documents an exact scan costs less than the training would.
+On hard real text a flat 4-bit fast-scan beats graphs and lists in recall, build time, memory and
+deletes up to about a million documents (benchmarks/RESULTS.md); kept as one inverted list it takes
+an IDSelector, so deletes and filters are free. Below ten thousand documents an exact scan costs
+less than the training would.
 """
 
 from __future__ import annotations

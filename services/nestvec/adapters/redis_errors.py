@@ -51,7 +51,10 @@ def translate(error: Exception, address: str) -> NestvecError:
             f"{where} did not answer in time; it is overloaded, stopped or out of reach"
         )
     if isinstance(error, redis_errors.ConnectionError | OSError):
-        return StoreUnavailable(f"{where} cannot be reached ({error}); see that it runs")
+        return StoreUnavailable(
+            f"{where} cannot be reached ({error}); see that it runs, or where nestvec started it, "
+            f"start nestvec again"
+        )
     if isinstance(error, redis_errors.InvalidResponse):
         return StoreUnavailable(f"{where} does not speak the Redis protocol; check store.url")
     reason = str(error).split(", with args", 1)[0][:_REASON_CHARACTERS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nestvec.core.codec import VectorDtype, floats_to_bytes
@@ -18,6 +18,9 @@ from nestvec.core.ports import (
 from nestvec.core.sketch import dither_name, random_dither, random_rotation, rotation_name
 from nestvec.core.space import Space
 from nestvec.core.tiers import nearest_tier
+
+# Collections that a message names.
+_NAMED = 10
 
 
 class StoredCatalogue:
@@ -38,8 +41,9 @@ class StoredCatalogue:
             await self.refresh()
             known = self._known.get(name)
         if known is None:
-            names = ", ".join(sorted(self._known)) or "none"
-            raise NotFound("collection", name, f"collections here: {names}; create it first")
+            raise NotFound(
+                "collection", name, f"collections here: {_some(self._known)}; create it first"
+            )
         return known
 
     async def refresh(self) -> list[Collection]:
@@ -51,6 +55,13 @@ class StoredCatalogue:
     def forget(self, name: str) -> None:
         """Look this name up again next time."""
         self._known.pop(name, None)
+
+
+def _some(names: Mapping[str, object]) -> str:
+    """Not all of very many: what to do about it stands after them in the message."""
+    shown = sorted(names)[:_NAMED]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return (", ".join(shown) or "none") + more
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +167,11 @@ def _drawn(collection: Collection) -> dict[str, bytes]:
     """What a generation draws once: the rotation and the dither of each tier's codes."""
     drawn = {}
     for dim in collection.tiers:
+        # Two streams: the bound adds what the two draws do as independent.
         seed = collection.rotation_seed + dim
-        drawn[dither_name(dim)] = floats_to_bytes(random_dither(dim, seed))
+        drawn[dither_name(dim)] = floats_to_bytes(random_dither(dim, [seed, 1]))
         if dim < collection.store_dim:
-            rotation = random_rotation(collection.store_dim - dim, seed)
+            rotation = random_rotation(collection.store_dim - dim, [seed, 0])
             drawn[rotation_name(dim)] = floats_to_bytes(rotation)
     return drawn
 

@@ -34,11 +34,13 @@ from nestvec.client.values import (
     ServerInfo,
 )
 from nestvec.core.codec import VectorDtype
-from nestvec.core.errors import BudgetSpent
+from nestvec.core.errors import BudgetSpent, WorkerUnavailable
 from nestvec.core.space import Space
 from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
 
 Result = TypeVar("Result")
+# What grpc.aio puts in the place of the server's status when a write meets it (grpc issue 36066).
+_LOST_REASON = "Internal error from Core"
 
 
 class AsyncNestvecClient:
@@ -91,7 +93,7 @@ class AsyncNestvecClient:
     ) -> SearchResult:
         """See NestvecClient.search."""
         needed = calls.needs_space(query, options)
-        fingerprint = (await self._space(collection)).fingerprint if needed else ""
+        fingerprint = await self._fingerprint(collection) if needed else ""
         call = calls.search(collection, query, fingerprint, options)
         return await self._run(call, options.get("timeout_s"))
 
@@ -105,7 +107,7 @@ class AsyncNestvecClient:
         if not len(queries):
             return []
         needed = calls.needs_space(queries, options)
-        fingerprint = (await self._space(collection)).fingerprint if needed else ""
+        fingerprint = await self._fingerprint(collection) if needed else ""
         call = calls.search_batch(collection, queries, fingerprint, options)
         return await self._run(call, options.get("timeout_s"))
 
@@ -123,10 +125,10 @@ class AsyncNestvecClient:
         timeout_s: float = 120.0,
     ) -> IngestReport:
         """See NestvecClient.index. An async iterable is awaited between documents."""
-        space = await self._space(collection)
+        fingerprint = fingerprint or await self._fingerprint(collection)
         run = IngestRun(
             collection,
-            calls.space_ref(fingerprint or space.fingerprint, space.dim),
+            fingerprint,
             first_offset=first_offset,
             batch_size=batch_size,
             max_message_bytes=self._connection.max_message_bytes,
@@ -137,7 +139,8 @@ class AsyncNestvecClient:
                 if (message := run.add(document)) is not None:
                     send(message)
                     while run.is_full:
-                        await receive()
+                        if not await receive():
+                            return run.finished()
             if (message := run.flush()) is not None:
                 send(message)
             send(None)
@@ -230,6 +233,9 @@ class AsyncNestvecClient:
         known = self._connection.spaces.get(collection)
         return known or self._connection.learn(collection, (await self.describe(collection)).space)
 
+    async def _fingerprint(self, collection: str) -> str:
+        return (await self._space(collection)).fingerprint
+
     @asynccontextmanager
     async def _stream(
         self, run: IngestRun, patience_s: float
@@ -256,7 +262,9 @@ class AsyncNestvecClient:
             yield messages.put_nowait, receive
         except TimeoutError:
             run.fail(BudgetSpent("ingest"))
-        except grpc.RpcError as error:
+        except grpc.aio.AioRpcError as error:
+            if error.details() == _LOST_REASON:
+                run.fail(WorkerUnavailable("the stream broke, and grpc.aio lost the reason"))
             run.fail(self._connection.error(error, "IngestDocuments"))
         finally:
             stream.cancel()

@@ -24,7 +24,7 @@ from nestvec.client.vectors import as_query_vector, as_query_vectors
 from nestvec.core.codec import VectorDtype, floats_to_bytes
 from nestvec.core.errors import InvalidRequest
 from nestvec.rpc.wire import dtype_to_wire
-from nestvec.v1 import admin_pb2, common_pb2, ingest_pb2, query_pb2
+from nestvec.v1 import admin_pb2, ingest_pb2, query_pb2
 
 Result = TypeVar("Result")
 Service = Literal["query", "ingest", "admin"]
@@ -78,7 +78,7 @@ def search(
 ) -> Call[SearchResult]:
     """fingerprint: of the collection; read for a vector only, when the caller gives none."""
     wishes = _options(**options)
-    with _as_invalid("query"):
+    with as_invalid("query"):
         request = query_pb2.SearchRequest(collection=collection, options=wishes)
         if isinstance(query, np.ndarray):
             vector = as_query_vector(query)
@@ -100,7 +100,7 @@ def search_batch(
     if isinstance(queries, str):
         raise TypeError("queries: expected several; a single text goes to `search`")
     wishes = _options(**options)
-    with _as_invalid("queries"):
+    with as_invalid("queries"):
         request = query_pb2.BatchSearchRequest(collection=collection, options=wishes)
         if isinstance(queries, np.ndarray):
             vectors = as_query_vectors(queries)
@@ -126,7 +126,7 @@ def _options(
     fingerprint: str | None = None,  # noqa: ARG001  stands with the vector
     timeout_s: float | None = None,  # noqa: ARG001  stands with the call
 ) -> query_pb2.SearchOptions:
-    with _as_invalid("options"):
+    with as_invalid("options"):
         return query_pb2.SearchOptions(
             search_class=search_class,
             k=k,
@@ -145,7 +145,7 @@ def _options(
 
 def get(collection: str, ids: Sequence[str], with_vectors: bool) -> Call[GetResult]:
     """Documents by id."""
-    with _as_invalid("ids"):
+    with as_invalid("ids"):
         request = query_pb2.GetDocumentsRequest(
             collection=collection, ids=_several(ids), include_vectors=with_vectors
         )
@@ -154,7 +154,7 @@ def get(collection: str, ids: Sequence[str], with_vectors: bool) -> Call[GetResu
 
 def delete(collection: str, ids: Sequence[str]) -> Call[DeleteResult]:
     """Documents by id."""
-    with _as_invalid("ids"):
+    with as_invalid("ids"):
         request = ingest_pb2.DeleteDocumentsRequest(collection=collection, ids=_several(ids))
     return Call("ingest", "DeleteDocuments", request, responses.delete_result)
 
@@ -173,7 +173,7 @@ def create_collection(
     dtype = admin_pb2.STORE_DTYPE_UNSPECIFIED
     if store_dtype is not None:
         dtype = dtype_to_wire(_dtype(store_dtype))
-    with _as_invalid("collection"):
+    with as_invalid("collection"):
         request = admin_pb2.CreateCollectionRequest(
             name=name, tiers=tiers, store_dim=store_dim, store_dtype=dtype, exist_ok=exist_ok
         )
@@ -188,14 +188,14 @@ def collections() -> Call[list[CollectionInfo]]:
 
 def describe(name: str) -> Call[CollectionDescription]:
     """One of them."""
-    with _as_invalid("name"):
+    with as_invalid("name"):
         request = admin_pb2.DescribeCollectionRequest(name=name)
     return Call("admin", "DescribeCollection", request, responses.description)
 
 
 def drop_collection(name: str) -> Call[None]:
     """One of them."""
-    with _as_invalid("name"):
+    with as_invalid("name"):
         request = admin_pb2.DropCollectionRequest(name=name)
     return Call("admin", "DropCollection", request, responses.nothing)
 
@@ -208,14 +208,8 @@ def server() -> Call[ServerInfo]:
 # --- what cannot even be written down -----------------------------------------------------------
 
 
-def space_ref(fingerprint: str, dim: int) -> common_pb2.SpaceRef:
-    """Names a space."""
-    with _as_invalid("fingerprint"):
-        return common_pb2.SpaceRef(fingerprint=fingerprint, dim=dim)
-
-
 @contextmanager
-def _as_invalid(field: str) -> Iterator[None]:
+def as_invalid(field: str) -> Iterator[None]:
     """What a message cannot hold is the caller's input that is wrong; a wrong type stays one."""
     try:
         yield

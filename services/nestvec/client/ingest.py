@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvec.client.calls import as_invalid
 from nestvec.client.values import (
     IngestDocument,
     IngestFailure,
@@ -73,7 +74,7 @@ class IngestRun:
     def __init__(
         self,
         collection: str,
-        space: common_pb2.SpaceRef,
+        fingerprint: str,
         *,
         first_offset: int,
         batch_size: int,
@@ -88,15 +89,20 @@ class IngestRun:
         self._document_limit = max_message_bytes - _OVERHEAD_BYTES
         self._message_limit = min(_MESSAGE_BYTES, self._document_limit)
         self._on_progress = on_progress
-        self._message = IngestMessage(
-            collection=collection, vector_space=space, first_offset=first_offset
-        )
+        with as_invalid("collection"):
+            # Without a dimension: a collection takes full vectors and those it stores.
+            self._message = IngestMessage(
+                collection=collection,
+                vector_space=common_pb2.SpaceRef(fingerprint=fingerprint),
+                first_offset=first_offset,
+            )
         self._message_bytes = 0
         self._next_offset = first_offset
         self._acknowledged = first_offset - 1
         self._indexed = 0
         self._failed = 0
         self._failures: list[IngestFailure] = []
+        self._answered = False
         # The last offset of every message that is not acknowledged.
         self._in_flight: deque[int] = deque()
         # Refused here; the server is sent an empty stand-in, so that offsets stay without gaps.
@@ -130,8 +136,12 @@ class IngestRun:
 
     @property
     def is_full(self) -> bool:
-        """Whether a response must be settled before more is sent."""
-        return len(self._in_flight) >= _IN_FLIGHT
+        """Whether a response must be settled before more is sent.
+
+        The first message goes alone: the server refuses a whole stream by it, and grpc.aio loses
+        the reason of a refusal that meets another message on its way (grpc issue 36066).
+        """
+        return len(self._in_flight) >= (_IN_FLIGHT if self._answered else 1)
 
     def _written(self, document: IngestDocument) -> tuple[ingest_pb2.IngestDocument, int]:
         try:
@@ -156,6 +166,7 @@ class IngestRun:
 
     def settle(self, response: ingest_pb2.IngestDocumentsResponse) -> None:
         """Count one acknowledgement, and tell of it."""
+        self._answered = True
         self._acknowledged = response.acknowledged_offset
         while self._in_flight and self._in_flight[0] <= self._acknowledged:
             self._in_flight.popleft()
@@ -189,8 +200,7 @@ class IngestRun:
         """Raise what a broken stream means. A refusal of the whole stream (an unknown collection,
         another space) before anything was acknowledged needs no offset, and is raised as it came.
         """
-        untouched = not self._indexed and not self._failed
-        if untouched and not isinstance(cause, _TRANSIENT):
+        if not self._answered and not isinstance(cause, _TRANSIENT):
             raise cause from None
         raise IngestInterrupted(cause, self.report()) from cause
 

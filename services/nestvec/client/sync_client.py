@@ -135,10 +135,10 @@ class NestvecClient:
 
         Raises IngestInterrupted when the stream breaks: it tells where to resume.
         """
-        space = self._space(collection)
+        fingerprint = fingerprint or self._fingerprint(collection)
         run = IngestRun(
             collection,
-            calls.space_ref(fingerprint or space.fingerprint, space.dim),
+            fingerprint,
             first_offset=first_offset,
             batch_size=batch_size,
             max_message_bytes=self._connection.max_message_bytes,
@@ -149,7 +149,8 @@ class NestvecClient:
                 if (message := run.add(document)) is not None:
                     send(message)
                     while run.is_full:
-                        receive()
+                        if not receive():
+                            return run.finished()
             if (message := run.flush()) is not None:
                 send(message)
             send(None)

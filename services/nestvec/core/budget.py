@@ -37,6 +37,7 @@ class Budget:
         Where less than twice `keep_s` is left, it is halved between this stage and the rest:
         a tight deadline shrinks every stage, it starves none. Raises BudgetSpent at the end.
         """
+        assert keep_s >= 0.0
         left = self.left_s()
         if left <= 0.0:
             raise BudgetSpent(stage)

@@ -43,15 +43,14 @@ class Coverage:
 
     @property
     def fraction(self) -> float:
-        """Documents answered over documents promised; shards where no count is known; else 1.
+        """The smaller of two shares: of documents, and of shards. 1 where nothing was promised.
 
-        Below 1 whenever a shard is missing: one of unknown size is not one of no size.
+        Both, since a missing shard of unknown size is not one of no size.
         """
-        if self.documents_answered < self.documents_total:
-            return self.documents_answered / self.documents_total
-        if self.shards_answered < self.shards_total:
-            return self.shards_answered / self.shards_total
-        return 1.0
+        shards = self.shards_answered / self.shards_total if self.shards_total else 1.0
+        if not self.documents_total:
+            return shards
+        return min(1.0, shards, self.documents_answered / self.documents_total)
 
     def require(self, min_coverage: float) -> None:
         """Raise BelowCoverage when less than `min_coverage` (0 to 1) answered."""

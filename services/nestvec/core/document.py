@@ -63,7 +63,7 @@ def payload_from_bytes(value: bytes, document: str) -> Document:
     """Reverse of `payload_to_bytes`. Raises CorruptVector naming `document` (an internal id)."""
     try:
         record_format, external_id, text, fields = json.loads(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CorruptVector(document, f"payload cannot be read ({error})") from None
     if record_format != _FORMAT:
         raise CorruptVector(document, f"payload format {record_format}, expected {_FORMAT}")

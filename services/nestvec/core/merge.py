@@ -26,6 +26,7 @@ def merge_top(columns: Sequence[tuple[Ids, Floats]], k: int) -> tuple[Ids, Float
     Each pair: (n_i,) int64 and (n_i,) float32. An id seen twice keeps its best score: replicas may
     answer both, and a document counts once. Returns (m,) columns, m <= k, ranked.
     """
+    assert k >= 0
     if not columns:
         return np.empty(0, np.int64), np.empty(0, np.float32)
     ids = np.concatenate([column[0] for column in columns])

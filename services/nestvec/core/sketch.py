@@ -21,6 +21,7 @@ is claimed is a probability over that draw. A query made with knowledge of both 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ import numpy as np
 from nestvec.core.arrays import Bytes, Floats, Halfs
 from nestvec.core.codec import Int8Codes, quantise_int8
 
+Seed = int | Sequence[int]
 # Covers float32 arithmetic and fp16's subnormal range, absolutely.
 _ARITHMETIC_SLACK = 2e-6
 # 8 signs to their bit pattern, most significant first, as numpy.packbits lays them.
@@ -55,7 +57,7 @@ class SketchColumns:
         )
 
 
-def random_rotation(dim: int, seed: int) -> Floats:
+def random_rotation(dim: int, seed: Seed) -> Floats:
     """A random orthogonal (dim, dim) float32 matrix.
 
     Kept with the generation that uses it, never made again from the seed: the QR of two builds of
@@ -78,7 +80,7 @@ def dither_name(coarse_dim: int) -> str:
     return f"dither:{coarse_dim}"
 
 
-def random_dither(dim: int, seed: int) -> Floats:
+def random_dither(dim: int, seed: Seed) -> Floats:
     """(dim,) float32, uniform in [0, 1). Kept with the generation, as the rotation is."""
     return np.random.default_rng(seed).random(dim, dtype=np.float32)
 

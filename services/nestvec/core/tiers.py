@@ -81,12 +81,13 @@ def accept_vectors(
 def truncate(vectors: Floats, dim: int, space: Space) -> Floats:
     """Keep the first `dim` coordinates and restore unit length.
 
-    vectors: (n, space.dim) float32, unit rows. Returns (n, dim) float32, unit rows.
+    vectors: (n, at least dim) float32, unit rows. Returns (n, dim) float32, unit rows.
     Raises TierNotTrained when the model was never trained at `dim`, and DegenerateVector
     when a row's prefix is too short to normalise.
     """
     require_trained(dim, space)
-    if dim == space.dim:
+    assert vectors.shape[1] >= dim
+    if dim == vectors.shape[1]:
         return vectors
     return _unit(np.ascontiguousarray(vectors[:, :dim]), "vector")
 

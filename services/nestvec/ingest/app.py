@@ -37,9 +37,13 @@ class IngestApp:
         self._committer = Committer(shards, store, purge_after_s)
 
     async def open(self, collection_name: str, vector_fingerprint: str | None) -> Collection:
-        """The collection that a stream writes to. Raises NotFound or SpaceMismatch."""
+        """The collection that a stream writes to. Raises NotFound, or SpaceMismatch: also where the
+        stream brings texts alone and this server's model is not the collection's.
+        """
         collection = await self._catalogue.get(collection_name)
-        if vector_fingerprint is not None:
+        if vector_fingerprint is None:
+            self._preparer.require_model(collection)
+        else:
             collection.space.require_same(vector_fingerprint, "the stream's vector_space")
         return collection
 

@@ -19,7 +19,7 @@ import numpy as np
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import payload_to_bytes
-from nestvec.core.errors import NestvecError
+from nestvec.core.errors import CorruptVector, NestvecError, NotFound
 from nestvec.core.placement import shard_of, split_id
 from nestvec.core.ports import CoarseRows, CoarseSearcher, StoreRecord, VectorStore
 from nestvec.ingest.batch import Outcome, Prepared, Refusal
@@ -37,10 +37,12 @@ class _Turn:
     """Who may change a collection now, and what its last failed change left behind.
 
     suspects: external ids to the internal ids (or -1) that they had before that change.
+    reconciler: what looks after them while no further change comes.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     suspects: dict[str, int] = field(default_factory=dict)
+    reconciler: asyncio.Future[None] | None = None
 
 
 class Committer:
@@ -88,7 +90,7 @@ class Committer:
         try:
             async with turn.lock:
                 await self._reconcile(collection, turn)
-                before = await self._store.find(collection, names)
+                before = await self._find(collection, names)
                 turn.suspects = dict(zip(names, map(int, before), strict=True))
                 placed = await self._store.put(collection, records)
                 ids = np.array([place.internal_id for place in placed], np.int64)
@@ -98,8 +100,9 @@ class Committer:
         except NestvecError as error:
             for number in range(len(part.items)):
                 part.refuse(number, Refusal.UNAVAILABLE, str(error))
-            self._reconcile_later(collection)
             return 0
+        finally:
+            self._reconcile_later(collection)
         self._purge_later(collection, before[before >= 0])
         return len(placed)
 
@@ -116,11 +119,23 @@ class Committer:
                     await self._apply(collection, _only_removed(collection, live))
                     await self._store.unmap(collection, named)
                     turn.suspects = {}
-        except NestvecError:
+        finally:
             self._reconcile_later(collection)
-            raise
         self._purge_later(collection, live)
         return len(live), [names[number] for number in np.flatnonzero(before < 0)]
+
+    async def _find(self, collection: Collection, names: Sequence[str]) -> Ids:
+        """As the store's own, but -1 where the id map has a damaged entry: writing the document
+        again is what heals it. Its old row may be found beside the new one until the next start.
+        """
+        try:
+            return await self._store.find(collection, names)
+        except CorruptVector:
+            if len(names) == 1:
+                return np.full(1, -1, np.int64)
+            half = len(names) // 2
+            parts = (names[:half], names[half:])
+            return np.concatenate([await self._find(collection, part) for part in parts])
 
     async def _finish(self, change: Coroutine[Any, Any, Result]) -> Result:
         """Run a change to its end whatever becomes of the caller."""
@@ -146,7 +161,7 @@ class Committer:
         if not turn.suspects:
             return
         names, before = list(turn.suspects), np.array(list(turn.suspects.values()), np.int64)
-        now = await self._store.find(collection, names)
+        now = await self._find(collection, names)
         values = await self._store.vectors(collection, now[now >= 0])
         sound = [
             (number, value)
@@ -166,17 +181,23 @@ class Committer:
         self._purge_later(collection, before[stale])
 
     def _reconcile_later(self, collection: Collection) -> None:
-        if self._turn(collection).suspects:
-            self._keep(self._keep_reconciling(collection))
-
-    async def _keep_reconciling(self, collection: Collection) -> None:
-        """Without waiting for the next change: until then a search may find an old version."""
+        """Where a change failed: one task a collection, however many changes fail."""
         turn = self._turn(collection)
+        if turn.suspects and (turn.reconciler is None or turn.reconciler.done()):
+            turn.reconciler = self._keep(self._keep_reconciling(collection, turn))
+
+    async def _keep_reconciling(self, collection: Collection, turn: _Turn) -> None:
+        """Without waiting for the next change: until then a search may find an old version."""
         while turn.suspects and not self._closing.is_set():
             await self._pause(_RECONCILE_EVERY_S)
-            with contextlib.suppress(NestvecError):
+            try:
                 async with turn.lock:
                     await self._reconcile(collection, turn)
+            except NotFound:
+                # Dropped meanwhile, and its documents with it.
+                turn.suspects = {}
+            except NestvecError:
+                continue
 
     # --- the coarse tier and the store's leftovers ------------------------------------------------
 

@@ -57,6 +57,15 @@ class Preparer:
         prepared.vectors = np.stack(vectors) if vectors else empty
         return prepared
 
+    def require_model(self, collection: Collection) -> None:
+        """Raise SpaceMismatch unless this server's model makes vectors of the collection."""
+        space = self._encoder.space
+        collection.space.require_same(
+            space.fingerprint,
+            f"this server's model {space.model} (collection {collection.name!r} was made with "
+            f"{collection.space.model}: serve that one, or send its vectors)",
+        )
+
     def _check(self, item: Item, has_space: bool) -> None:
         check_id(item.document.id, "document.id")
         check_text(item.document.text, self._max_text_bytes, "document.text")
@@ -81,9 +90,7 @@ class Preparer:
             return
         texts = [prepared.items[number].document.text for number in numbers]
         try:
-            prepared.collection.space.require_same(
-                self._encoder.space.fingerprint, "this server's encoder"
-            )
+            self.require_model(prepared.collection)
             vectors = await self._encoder.encode(texts, Role.DOCUMENT, _ENCODE_TIMEOUT_S)
         except InvalidRequest as error:
             if len(numbers) == 1:

@@ -15,6 +15,7 @@ from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Failure, Item, Prepared, Refusal
+from nestvec.rpc.decoding import require_known
 from nestvec.rpc.server import Mounted
 from nestvec.rpc.wire import document_from_wire
 from nestvec.telemetry import metrics
@@ -112,6 +113,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         failures: list[ingest_pb2.IngestError] = []
         for offset, message in enumerate(request.documents, request.first_offset):
             try:
+                require_known(message, "")
+                require_known(message.document, "document.")
                 document = document_from_wire(message.document)
                 items.append(Item(document, _vector(message.vector, dim)))
                 offsets.append(offset)
@@ -158,10 +161,13 @@ def mount(app: IngestApp) -> Mounted:
 def _vector(data: bytes, dim: int) -> Floats | None:
     if not data:
         return None
-    rows = floats_from_bytes(data, dim or len(data) // 4, "document.vector")
-    if len(rows) != 1:
-        raise InvalidRequest("document.vector", f"{len(data) // 4} values, expected {dim}")
-    vector: Floats = rows[0]
+    if len(data) % 4 or (dim and len(data) != 4 * dim):
+        raise InvalidRequest(
+            "document.vector",
+            f"{len(data)} bytes, expected {4 * dim or 'a multiple of 4'}: little-endian float32 "
+            f"in vector_space.dim dimensions",
+        )
+    vector: Floats = floats_from_bytes(data, len(data) // 4, "document.vector")[0]
     return vector
 
 

@@ -22,6 +22,7 @@ from nestvec.core.errors import (
     BudgetSpent,
     CorruptVector,
     InvalidRequest,
+    NotFound,
     StoreUnavailable,
     WorkerUnavailable,
 )
@@ -151,7 +152,12 @@ class QueryApp:
             bound_z=BOUND_Z if plan.rerank else None,
         )
         keep_s = _KEEP_FOR_PAYLOAD_S + (_KEEP_FOR_RERANK_S if plan.rerank else 0.0)
-        found = await ask_shards(self._shards, query, budget.stage_s("coarse", keep_s))
+        try:
+            found = await ask_shards(self._shards, query, budget.stage_s("coarse", keep_s))
+        except NotFound:
+            # Dropped, or dropped and made anew, by another process: what is at hand is old.
+            self._catalogue.forget(collection_name)
+            raise
         found.coverage.require(plan.min_coverage)
         timings.mark("coarse")
         answers = []
@@ -167,17 +173,30 @@ class QueryApp:
         self, collection: Collection, queries: Sequence[str] | Vectors, budget: Budget
     ) -> Floats:
         """What the shards are asked: (n, store_dim) float32, unit."""
-        count = len(queries.values) if isinstance(queries, Vectors) else len(queries)
-        if not 1 <= count <= self.limits.max_batch:
-            raise InvalidRequest("queries", f"{count}, expected 1 to {self.limits.max_batch}")
         if isinstance(queries, Vectors):
+            self._check_count(len(queries.values), "vectors")
             collection.space.require_same(queries.fingerprint, "the query vector")
-            return collection.accept(queries.values, "query.vector")
-        for text in queries:
-            check_text(text, self.limits.max_text_bytes, "query.text")
-        collection.space.require_same(self._encoder.space.fingerprint, "this server's encoder")
+            return _accepted(collection, queries.values)
+        self._check_count(len(queries), "texts")
+        for number, text in enumerate(queries):
+            field_name = "query.text" if len(queries) == 1 else f"texts.{number}"
+            check_text(text, self.limits.max_text_bytes, field_name)
+        space = self._encoder.space
+        collection.space.require_same(
+            space.fingerprint,
+            f"this server's model {space.model} (collection {collection.name!r} was made with "
+            f"{collection.space.model}: serve that one, or search with its vectors)",
+        )
         vectors = await self._encoder.encode(queries, Role.QUERY, budget.stage_s("encode"))
         return collection.project(vectors)
+
+    def _check_count(self, count: int, field_name: str) -> None:
+        if not 1 <= count <= self.limits.max_batch:
+            raise InvalidRequest(
+                field_name,
+                f"{count} queries, expected 1 to {self.limits.max_batch}; send more in further "
+                f"calls",
+            )
 
     async def _complete(
         self,
@@ -282,6 +301,16 @@ class QueryApp:
                 decoded = collection.codec.decode_one(vector or b"", name)
             found.append((document, decoded))
         return collection, found, missing
+
+
+def _accepted(collection: Collection, vectors: Floats) -> Floats:
+    """A caller's vectors, checked and cut to (n, store_dim). Of several, says which is bad."""
+    try:
+        return collection.accept(vectors, "query.vector")
+    except InvalidRequest:
+        for number in range(len(vectors) if len(vectors) > 1 else 0):
+            collection.accept(vectors[number : number + 1], f"vectors.{number}")
+        raise
 
 
 def _admit_rerank(answer: Answer, reranked: RerankAnswer) -> None:

@@ -53,7 +53,6 @@ class SearchOptions:
     candidates: int | None = None
     rerank: bool | None = None
     min_coverage: float | None = None
-    explain: bool = False
     exhaustive: bool = False
 
 
@@ -67,10 +66,6 @@ class Plan:
     candidates: int
     rerank: bool
     min_coverage: float
-
-    def scoring_dim(self, collection: Collection) -> int:
-        """What the answer's scores are computed at."""
-        return collection.store_dim if self.rerank else self.coarse_dim
 
 
 def make_plan(

@@ -40,17 +40,13 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         kind = request.WhichOneof("query")
         if kind is None:
             raise InvalidRequest("query", "neither text nor vector; give one")
-        queries = [request.text] if kind == "text" else _vectors(request.vector)
+        queries = [request.text] if kind == "text" else _vector(request.vector)
         answers = await self._app.search(
             request.collection,
             queries,
             _options(request.options),
             time_left_s(context, self._cap_s),
         )
-        if len(answers) != 1:
-            raise InvalidRequest(
-                "query.vector", f"{len(answers)} vectors; Search takes one, BatchSearch several"
-            )
         return _respond(answers[0], request.options)
 
     async def BatchSearch(
@@ -105,11 +101,27 @@ def mount(app: QueryApp, cap_s: float) -> Mounted:
     )
 
 
+def _vector(message: query_pb2.QueryVector) -> Vectors:
+    vectors = _vectors(message)
+    if len(vectors.values) != 1:
+        raise InvalidRequest(
+            "query.vector.values",
+            f"{len(message.values)} bytes are {len(vectors.values)} vectors of "
+            f"{message.space.dim} dimensions; Search takes one, BatchSearch several",
+        )
+    return vectors
+
+
 def _vectors(message: query_pb2.QueryVector) -> Vectors:
     if not message.space.fingerprint:
         raise InvalidRequest(
             "query.vector.space",
             "a vector must name its space; DescribeCollection tells the collection's",
+        )
+    if message.space.dim < 1:
+        raise InvalidRequest(
+            "query.vector.space.dim",
+            f"{message.space.dim}; expected how many values each vector has",
         )
     values = floats_from_bytes(message.values, message.space.dim, "query.vector.values")
     return Vectors(values, message.space.fingerprint)

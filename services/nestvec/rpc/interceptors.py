@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import grpc
 
 from nestvec.core.errors import NestvecError
+from nestvec.rpc.decoding import Refused, careful, sound
 from nestvec.rpc.status import code_of, message_of, trailers_of
 from nestvec.telemetry.logs import logger, request_id
 from nestvec.telemetry.metrics import RPC_SECONDS, RPCS
@@ -50,13 +51,13 @@ def _wrap(handler: grpc.RpcMethodHandler[Any, Any], name: str) -> grpc.RpcMethod
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
             _unary(handler.unary_unary, name),
-            handler.request_deserializer,
+            careful(handler.request_deserializer),
             handler.response_serializer,
         )
     assert handler.stream_stream is not None, f"{name}: a kind of call that is not wrapped yet"
     return grpc.stream_stream_rpc_method_handler(
         _stream(handler.stream_stream, name),
-        handler.request_deserializer,
+        careful(handler.request_deserializer),
         handler.response_serializer,
     )
 
@@ -69,6 +70,8 @@ def _unary(behaviour: Any, name: str) -> Any:
         started = time.perf_counter()
         _begin(context)
         try:
+            if isinstance(request, Refused):
+                raise request.error
             response = await behaviour(request, context)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure gets a status
             await _fail(context, name, error)
@@ -88,7 +91,7 @@ def _stream(behaviour: Any, name: str) -> Any:
         started = time.perf_counter()
         _begin(context)
         try:
-            async for response in behaviour(requests, context):
+            async for response in behaviour(sound(requests), context):
                 yield response
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             await _fail(context, name, error)

@@ -69,7 +69,10 @@ _DTYPE_FROM_WIRE = {wire: dtype for dtype, wire in _DTYPE_TO_WIRE.items()}
 
 
 def dtype_from_wire(value: admin_pb2.StoreDtype.ValueType) -> VectorDtype | None:
-    """None where unspecified."""
+    """None where unspecified. Raises InvalidRequest for one that this version does not know."""
+    if value != admin_pb2.STORE_DTYPE_UNSPECIFIED and value not in _DTYPE_FROM_WIRE:
+        known = ", ".join(dtype.value for dtype in VectorDtype)
+        raise InvalidRequest("store_dtype", f"no dtype has number {value} here; known: {known}")
     return _DTYPE_FROM_WIRE.get(value)
 
 

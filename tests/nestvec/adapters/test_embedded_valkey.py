@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.support.stores import ask, redis_binary
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
 from nestvec.core.errors import ConfigError
+from tests.support.stores import ask, redis_binary
 
 PATIENCE_S = 30
 

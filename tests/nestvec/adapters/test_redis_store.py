@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from tests.support.stores import TIMEOUT_S, a_collection, a_record, free_port, ids_of, some_records
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
 from nestvec.adapters.redis_pool import RedisSettings
@@ -19,6 +18,7 @@ from nestvec.adapters.redis_store import MAX_RECORDS_PER_PUT, RedisStore
 from nestvec.core.collection import Collection
 from nestvec.core.errors import ConfigError, CorruptVector, InvalidRequest, StoreUnavailable
 from nestvec.core.placement import partition_of
+from tests.support.stores import TIMEOUT_S, a_collection, a_record, free_port, ids_of, some_records
 
 NAMES = [f"document {i}" for i in range(50)]
 ONE_ID = np.array([0], np.int64)

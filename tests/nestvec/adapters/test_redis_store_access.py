@@ -7,7 +7,6 @@ import traceback
 
 import pytest
 from redis import exceptions as redis_errors
-from tests.support.stores import TIMEOUT_S, a_collection, a_record, ask, free_port
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
 from nestvec.adapters.redis_errors import translate
@@ -15,6 +14,7 @@ from nestvec.adapters.redis_keys import Keyspace
 from nestvec.adapters.redis_pool import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.core.errors import ConfigError, NestvecError, Overloaded, StoreUnavailable
+from tests.support.stores import TIMEOUT_S, a_collection, a_record, ask, free_port
 
 SECRET = "p4ssw0rd"
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.support.stores import a_collection, redis_binary, start_cluster_node
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
 from nestvec.adapters.redis_pool import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.core.errors import Overloaded
 from nestvec.core.ports import StoreRecord
+from tests.support.stores import a_collection, redis_binary, start_cluster_node
 
 
 @pytest.fixture(params=["valkey", "redis", "cluster"], scope="module")

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.nestvec.core.synthetic import as_stored, mrl_like
-from tests.support.rooms import a_sketch
 
 from nestvec.adapters.memory_index import NumpyFactory
 from nestvec.coarse.segment import (
@@ -19,6 +17,8 @@ from nestvec.coarse.segment import (
 )
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.errors import DegenerateVector
+from tests.nestvec.core.synthetic import as_stored, mrl_like
+from tests.support.rooms import a_sketch
 
 FULL, HEAD = 24, 8
 SKETCH = a_sketch(HEAD, FULL)

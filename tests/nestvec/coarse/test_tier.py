@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,8 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.nestvec.core.synthetic import as_stored, mrl_like, unit
-from tests.support.rooms import a_sketch
 
 from nestvec.adapters.faiss_index import FaissFactory
 from nestvec.adapters.memory_index import NumpyFactory
@@ -22,6 +19,8 @@ from nestvec.core.arrays import Floats
 from nestvec.core.errors import DegenerateVector
 from nestvec.core.ports import CoarseHits, CoarseIndex, CoarseIndexFactory, CoarseRows
 from nestvec.core.scoring import exact_scores
+from tests.nestvec.core.synthetic import as_stored, mrl_like, unit
+from tests.support.rooms import a_sketch
 
 FULL, HEAD = 24, 8
 SKETCH = a_sketch(HEAD, FULL)
@@ -353,10 +352,10 @@ def test_searches_and_writes_and_merges_may_run_at_once() -> None:
 
 
 @pytest.fixture
-def filled() -> Iterator[Oracle]:
+def filled() -> Oracle:
     oracle = Oracle(NumpyFactory())
     oracle.apply(100, [])
-    yield oracle
+    return oracle
 
 
 def test_an_empty_tier_answers_with_nothing_and_leaves_nothing_outside() -> None:

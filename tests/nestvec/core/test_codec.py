@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from tests.nestvec.core.synthetic import mrl_like
 
 from nestvec.core.arrays import Floats
 from nestvec.core.codec import (
@@ -20,6 +19,7 @@ from nestvec.core.codec import (
     quantise_int8,
 )
 from nestvec.core.errors import CorruptVector, InvalidRequest
+from tests.nestvec.core.synthetic import mrl_like
 
 FINGERPRINT = "b1d5629e97fb59bf"
 HEADER_BYTES = 8
@@ -46,6 +46,39 @@ def test_int8_is_off_by_at_most_half_a_scale_in_each_coordinate(vectors: Floats)
     for row, codes, scale in zip(vectors, quantised.codes, quantised.scales, strict=True):
         for value, code in zip(row.tolist(), codes.tolist(), strict=True):
             assert abs(value - code * float(scale)) <= float(scale) * 0.50001
+
+
+@given(vectors=matrices, seed=st.integers(0, 2**32))
+def test_dithered_int8_rounds_to_one_of_the_two_codes_around_a_value(
+    vectors: Floats, seed: int
+) -> None:
+    dither = np.random.default_rng(seed).random((vectors.shape[1],), dtype=np.float32)
+    quantised = quantise_int8(vectors, dither)
+    assert np.array_equal(quantised.scales, quantise_int8(vectors).scales)
+    assert np.abs(quantised.codes.astype(int)).max() <= 127
+    steps = vectors.astype(np.float64) / quantised.scales.astype(np.float64)[:, None]
+    assert (np.abs(quantised.codes - steps) <= 1.0 + 1e-4).all()
+    # Up where the fraction and the dither reach the next code; float32 may differ at its edge.
+    reach = steps - np.floor(steps) + dither
+    clear = np.abs(reach - 1.0) > 1e-4
+    clear &= (reach > 1e-4) & (np.abs(steps) < 126.9)
+    assert (quantised.codes[clear] == np.floor(steps + dither)[clear]).all()
+
+
+def test_dithered_int8_leans_to_neither_side() -> None:
+    """Whatever the value: where rounding to the nearest is off by half a scale, always one way."""
+    vector = np.array([[1.0, 0.49 / 127, -0.49 / 127, 0.3, -0.777, 0.0]], np.float32)
+    rng = np.random.default_rng(3)
+    errors = np.array(
+        [
+            quantise_int8(vector, rng.random(6, dtype=np.float32)).decode()[0] - vector[0]
+            for _ in range(4000)
+        ]
+    )
+    standard_errors = errors.std(axis=0) / np.sqrt(len(errors)) + 1e-7
+    assert (np.abs(errors.mean(axis=0)) / standard_errors).max() < 4.5
+    assert errors[:, 1].std() == pytest.approx(0.5 / 127, rel=0.05)
+    assert not errors[:, 5].any()
 
 
 @given(matrices)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.nestvec.core.synthetic import mrl_like
 
 from nestvec.core.codec import VectorCodec, VectorDtype
 from nestvec.core.collection import Collection, check_name
@@ -16,6 +15,7 @@ from nestvec.core.errors import ConfigError, DegenerateVector, InvalidRequest, T
 from nestvec.core.placement import MAX_PARTITIONS
 from nestvec.core.space import Space
 from nestvec.core.tiers import truncate
+from tests.nestvec.core.synthetic import mrl_like
 
 SPACE = Space("some-mrl", 16, trained_dims=(2, 4, 8, 16))
 FULL = Collection("news", SPACE, store_dim=16, tiers=(4, 8))

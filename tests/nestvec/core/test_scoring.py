@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.nestvec.core.synthetic import mrl_like
 
 from nestvec.core.arrays import Floats
 from nestvec.core.scoring import exact_scores, exact_top, failure_probability, tail_probability
+from tests.nestvec.core.synthetic import mrl_like
 
 # Quarters: sums are exact in float32, whatever their order, and ties are many.
 quarters = st.integers(-8, 8).map(lambda value: value / 4)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.nestvec.core.synthetic import mrl_like
 
 from nestvec.core.arrays import Floats
 from nestvec.core.errors import DegenerateVector, InvalidRequest, TierNotTrained
 from nestvec.core.space import Recipe, Space
 from nestvec.core.tiers import accept_vectors, nearest_tier, prepare, require_trained, truncate
+from tests.nestvec.core.synthetic import mrl_like
 
 SPACE = Space("some-mrl", 8, trained_dims=(2, 4, 8))
 NORMED = Space("some-mrl", 8, trained_dims=(2, 4, 8), recipe=Recipe(layer_norm=True))

@@ -86,7 +86,7 @@ def _find_by_name(name: str, kind: Kind) -> _Found:
         return _find_package(name, kind)
     if _HUB_NAME.fullmatch(name):
         return _Found("sentence_transformers", name, name)
-    names = [known.name for known in known_models()]
+    names = ["default", *(known.name for known in known_models())]
     raise ConfigError(
         f'model {name!r} is not "default", a folder, an installed package, a hub name '
         f"(org/model) or a known model; {nearest(name, names)}"

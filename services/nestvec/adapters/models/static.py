@@ -38,6 +38,7 @@ _SLICE_CHARS = 8_192
 # How much is tokenized at once, so that memory does not grow with the batch.
 _GROUP_CHARS = 65_536
 _INLINE_TEXTS = 8
+_QUERY_CHARS = 512
 
 
 class StaticModel:
@@ -97,6 +98,10 @@ class StaticModel:
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """The mean of each text's token vectors; zero for a text without tokens."""
+        if len(texts) == 1 and len(texts[0]) <= _QUERY_CHARS:
+            query = self._embed_query(texts[0])
+            if query is not None:
+                return query
         sums = np.zeros((len(texts), self._space.dim), np.float32)
         counts = np.zeros(len(texts), np.int64)
         for owners, slices in _groups(texts):
@@ -107,6 +112,23 @@ class StaticModel:
         sums /= np.maximum(counts, 1).astype(np.float32)[:, None]
         sums *= self._column_scale
         return sums
+
+    def _embed_query(self, text: str) -> Floats | None:
+        """One short text by the same arithmetic, without what a batch needs: half the time.
+
+        None for a text of more than one piece, or of no tokens.
+        """
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        tokens = encoding.ids
+        if not 0 < len(tokens) <= _PIECE_TOKENS:
+            return None
+        rows = np.multiply(
+            self._rows.take(tokens, axis=0), self._row_scale.take(tokens, axis=0), dtype=np.float32
+        )
+        mean: Floats = np.add.reduceat(rows, (0,), axis=0)
+        mean /= np.float32(len(tokens))
+        mean *= self._column_scale
+        return mean
 
     def close(self) -> None:
         """Nothing is held but memory."""

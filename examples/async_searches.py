@@ -1,7 +1,7 @@
 """Many searches at once from asyncio, each with its own deadline.
 
 nestvec serve &
-python examples/concurrent.py 127.0.0.1:7700
+python examples/async_searches.py 127.0.0.1:7700
 """
 # ruff: noqa: T201  an example shows what it found
 
@@ -18,10 +18,10 @@ QUESTIONS = ["a stable sort", "parse JSON", "wait without blocking", "read a fil
 async def main(address: str) -> None:
     """Talk to the server at `address`."""
     async with AsyncNestvecClient(address) as client:
-        await client.create_collection("concurrent", exist_ok=True)
+        await client.create_collection("async-searches", exist_ok=True)
         texts = [f"{question}: passage {number}" for question in QUESTIONS for number in range(25)]
         documents = (IngestDocument(f"p{n}", text) for n, text in enumerate(texts))
-        await client.index("concurrent", documents)
+        await client.index("async-searches", documents)
 
         # One channel carries them all. No gather: a failure cancels what is left, and is raised.
         async with asyncio.TaskGroup() as tasks:
@@ -31,15 +31,15 @@ async def main(address: str) -> None:
             print(question, "->", "too late" if result is None else result.hits[0].text)
 
         # Several queries in one call are cheaper still.
-        results = await client.search_batch("concurrent", QUESTIONS, k=1, ids_only=True)
+        results = await client.search_batch("async-searches", QUESTIONS, k=1, ids_only=True)
         print([result.hits[0].id for result in results])
-        await client.drop_collection("concurrent")
+        await client.drop_collection("async-searches")
 
 
 async def ask(client: AsyncNestvecClient, question: str) -> SearchResult | None:
     """None when the answer did not come in time, or too little of the collection answered."""
     try:
-        return await client.search("concurrent", question, k=1, min_coverage=1.0, timeout_s=2.0)
+        return await client.search("async-searches", question, k=1, min_coverage=1.0, timeout_s=2.0)
     except (BudgetSpent, BelowCoverage):
         return None
 
