@@ -37,6 +37,7 @@ def index(
         str,
         typer.Option(
             "--format",
+            autocompletion=lambda: list(_FORMATS),
             help=f"{', '.join(_FORMATS)}. auto goes by the name (also with .gz after it), else it "
             f"is jsonl when the first character is an opening brace, and text otherwise.",
         ),
@@ -92,7 +93,7 @@ def index(
     _require_files(files)
     with connected(address) as client:
         state = _open_state(client, job, create, resume, fresh)
-        with Display(Console(stderr=True, highlight=False)) as display:
+        with Display(Console(stderr=True, highlight=False, markup=False, emoji=False)) as display:
             indexer = Indexer(client, job, state, display)
             try:
                 seconds = indexer.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 from typing import Any
 
 import typer
@@ -17,7 +18,8 @@ _INTERRUPTED = 130
 
 def fail(message: str, code: int = 1) -> typer.Exit:
     """Print `message` in red on stderr. Returns what to raise."""
-    typer.secho(_printable(message), fg=typer.colors.RED, err=True)
+    color = False if os.environ.get("NO_COLOR") else None
+    typer.secho(_printable(message), fg=typer.colors.RED, err=True, color=color)
     return typer.Exit(code)
 
 

@@ -85,7 +85,7 @@ def numbers(text: str | None, option: str) -> tuple[int, ...]:
 
 
 def out() -> Console:
-    """Standard output, for tables."""
+    """Standard output, for tables. Brackets in a text are brackets, not markup."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)

@@ -24,7 +24,8 @@ from nestvec.ingest.app import IngestApp
 from nestvec.ingest.main import ingest_app
 from nestvec.query import servicer as query_servicer
 from nestvec.query.app import QueryApp
-from nestvec.query.main import query_app
+from nestvec.query.documents import Documents
+from nestvec.query.main import open_documents, query_app
 from nestvec.rerank.main import open_reranker
 from nestvec.rpc.server import Mounted
 from nestvec.serving import listen
@@ -39,6 +40,7 @@ class Applications:
 
     settings: Settings
     query: QueryApp
+    documents: Documents
     admin: AdminApp
     ingest: IngestApp
     encoder: Encoder
@@ -50,7 +52,7 @@ class Applications:
         """The public services, and the encoder for clients that bring their own vectors."""
         cap_s = self.settings.server.deadline_cap_s
         return [
-            query_servicer.mount(self.query, cap_s),
+            query_servicer.mount(self.query, self.documents, cap_s),
             ingest_servicer.mount(self.ingest),
             admin_servicer.mount(self.admin, server_facts(self.settings, self.encoder)),
             encoder_servicer.mount(self.encoder, cap_s),
@@ -73,9 +75,11 @@ async def open_applications(settings: Settings, stack: AsyncExitStack) -> Applic
     shards = await open_shards(settings, store, stack)
     reranker = await open_reranker(settings, store, stack)
     admin = admin_app(settings, catalogue, encoder, shards, store)
+    documents = open_documents(settings, catalogue, store)
     applications = Applications(
         settings=settings,
-        query=query_app(settings, catalogue, encoder, shards, reranker, store),
+        query=query_app(settings, catalogue, encoder, shards, reranker, documents),
+        documents=documents,
         admin=admin,
         ingest=ingest_app(settings, catalogue, encoder, shards, store, stack),
         encoder=encoder,

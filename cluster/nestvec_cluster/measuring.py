@@ -79,6 +79,7 @@ class ClassQuality:
     recall: Estimate
     candidates_mean: float
     fetched_mean: float
+    fetched_p95: float
     stages_ms: dict[str, float]
     certificates: dict[str, int]
     losses: Losses | None
@@ -92,6 +93,7 @@ class ClassQuality:
             "scoring_dim": self.scoring_dim,
             "candidates_mean": self.candidates_mean,
             "fetched_mean": self.fetched_mean,
+            "fetched_p95": self.fetched_p95,
             "stages_ms": self.stages_ms,
             "certificates": self.certificates,
         }
@@ -197,6 +199,7 @@ def measure_quality(
         recall=estimate_mean(_recalls(client, collection, queries, results)),
         candidates_mean=float(np.mean([one.candidates for one in explained])),
         fetched_mean=float(np.mean([one.fetched for one in explained])),
+        fetched_p95=float(np.percentile([one.fetched for one in explained], 95)),
         stages_ms={
             stage: float(np.median([one.stages[stage] for one in explained]))
             for stage in explained[0].stages

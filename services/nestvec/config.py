@@ -61,6 +61,9 @@ class StoreSection(_Section):
     )
     timeout_s: float = Field(2.0, gt=0, description="Of one round trip.")
     max_connections: int = Field(32, ge=1)
+    payload_cache_bytes: int = Field(
+        64 * _KIB * _KIB, ge=0, description="Of documents kept for hits; 0 keeps none."
+    )
 
 
 class CardSection(_Section):

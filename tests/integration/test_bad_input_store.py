@@ -184,18 +184,20 @@ def test_a_full_store_refuses_documents_and_serves_searches(
 def test_a_store_that_becomes_full_has_taken_each_document_whole_or_not_at_all(
     store: StoreServer, caller: Caller
 ) -> None:
-    texts = sentences(320)
-    documents = [document(f"n{number}", text) for number, text in enumerate(texts)]
+    texts = sentences(1500)
+    documents: list[ingest_pb2.IngestDocument] = []
     refused: set[str] = set()
     stream = caller.stream()
     with store.room_for(384 << 10):
-        for start in range(0, len(documents), 40):
-            response = stream.send(*documents[start : start + 40])
-            refused |= {error.id for error in response.errors}
+        # How many that takes varies: the server is still freeing what was dropped before.
+        while not refused:
+            next_ones = [document(f"n{len(documents) + i}", texts.pop()) for i in range(30)]
+            documents += next_ones
+            response = stream.send(*next_ones)
+            refused = {error.id for error in response.errors}
             assert all(error.reason == UNAVAILABLE for error in response.errors)
         caller.check_serves()
         taken = {one.document.id for one in documents} - refused
-        assert refused
         assert taken
         assert set(caller.get(*(one.document.id for one in documents)).missing_ids) == refused
         whole = len(TEXTS) + len(taken)
@@ -207,7 +209,7 @@ def test_a_store_that_becomes_full_has_taken_each_document_whole_or_not_at_all(
     again = stream.send(*documents)
     assert again.indexed == len(documents)
     stream.finish()
-    assert caller.found(texts[7])[0] == "n7"
+    assert caller.found(documents[7].document.text)[0] == "n7"
     assert caller.held() == {len(TEXTS) + len(documents)}
 
 
@@ -237,7 +239,7 @@ def test_a_store_that_does_not_answer_is_waited_for_no_longer_than_the_deadline(
     check_goes_in_now(caller, stream)
 
 
-@pytest.mark.parametrize("later_s", [0.0, 0.005])
+@pytest.mark.parametrize("later_s", [0.0, 0.003])
 def test_a_store_that_stops_during_a_write_and_the_index_agree_in_the_end(
     store: StoreServer, caller: Caller, later_s: float
 ) -> None:

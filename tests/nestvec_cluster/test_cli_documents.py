@@ -12,7 +12,7 @@ import pytest
 
 from nestvec.v1 import ingest_pb2
 from nestvec_cluster import indexing
-from tests.nestvec_cluster.conftest import Nestvec, run_cli
+from tests.support.cli import Nestvec, run_cli
 from tests.support.scripted import Script, scripted_server
 
 

@@ -38,7 +38,9 @@ from nestvec.core.space import Role, Space
 from nestvec.encoder.app import EncoderApp
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Item, Outcome
-from nestvec.query.app import Answer, QueryApp, Vectors
+from nestvec.query.answer import Answer
+from nestvec.query.app import QueryApp, Vectors
+from nestvec.query.documents import Documents
 from nestvec.query.plan import Limits, SearchClass, SearchOptions
 from nestvec.rerank.app import RerankApp
 
@@ -108,6 +110,7 @@ class Rooms:
     shards: list[CoarseSearcher]
     reranker: Reranker
     query: QueryApp
+    documents: Documents
     ingest: IngestApp
     admin: AdminApp
 
@@ -169,14 +172,16 @@ async def open_rooms(
     searchers = [wrap_shard(app) for app in apps]
     catalogue = StoredCatalogue(store)
     reranker = reranker or RerankApp(store)
-    query = QueryApp(catalogue, encoder, searchers, reranker, store, classes, limits)
+    # Nothing is kept, so that what happens to the store is seen.
+    documents = Documents(catalogue, store, 4 * limits.max_batch, cache_bytes=0)
+    query = QueryApp(catalogue, encoder, searchers, reranker, documents, classes, limits)
     tiers = sorted({one.coarse_dim for one in classes})
     admin = AdminApp(catalogue, encoder.space, searchers, store, tiers)
     ingest = IngestApp(
         catalogue, encoder, searchers, store, limits.max_text_bytes, purge_after_s=purge_after_s
     )
     try:
-        yield Rooms(store, catalogue, encoder, searchers, reranker, query, ingest, admin)
+        yield Rooms(store, catalogue, encoder, searchers, reranker, query, documents, ingest, admin)
     finally:
         await ingest.close()
         for app in apps:

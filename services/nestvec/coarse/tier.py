@@ -28,8 +28,8 @@ from nestvec.core.sketch import TailSketch
 # before the acknowledgement. More than that is sealed in the background.
 _SMALL_ROWS = 4096
 _SEAL_ROWS = 16384
-# Up to this size one flat segment is the best index there is (benchmarks/RESULTS.md); above, two flat segments
-# cost what one would, and merging them only burns time.
+# Up to this size one flat segment is the best index there is (benchmarks/RESULTS.md); above, two
+# flat segments cost what one would, and merging them only burns time.
 _LARGEST_MERGE = 2_000_000
 # Deleted rows are skipped by the scan but still cost it time and memory.
 _DEAD_SHARE = 0.2

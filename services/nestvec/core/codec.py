@@ -23,7 +23,7 @@ _INT8_MAX = 127
 
 
 class VectorDtype(enum.StrEnum):
-    """How the store keeps full vectors. fp16 keeps 11 bits: each value is off by 2^-11 of itself."""
+    """How the store keeps full vectors. fp16 keeps 11 bits, so a value is off by 2^-11 of it."""
 
     FP32 = "fp32"
     FP16 = "fp16"

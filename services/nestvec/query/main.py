@@ -12,6 +12,7 @@ from nestvec.core.ports import Catalogue, CoarseSearcher, Encoder, Reranker, Vec
 from nestvec.encoder.main import open_encoder
 from nestvec.query import servicer
 from nestvec.query.app import QueryApp
+from nestvec.query.documents import Documents
 from nestvec.query.plan import Limits, SearchClass
 from nestvec.rerank.main import open_reranker
 from nestvec.rpc.server import Mounted
@@ -23,31 +24,42 @@ def search_classes(settings: Settings) -> list[SearchClass]:
     return [SearchClass(name, **one.model_dump()) for name, one in settings.classes.items()]
 
 
+def open_documents(settings: Settings, catalogue: Catalogue, store: VectorStore) -> Documents:
+    """The reader of documents, with the settings' limits."""
+    # Reading by id costs less than a query, so four times as many are allowed.
+    max_ids = 4 * settings.limits.max_batch
+    return Documents(catalogue, store, max_ids, settings.store.payload_cache_bytes)
+
+
 def query_app(
     settings: Settings,
     catalogue: Catalogue,
     encoder: Encoder,
     shards: list[CoarseSearcher],
     reranker: Reranker,
-    store: VectorStore,
+    documents: Documents,
 ) -> QueryApp:
     """The application, with the settings' classes and limits."""
     limits = Limits(**settings.limits.model_dump())
-    return QueryApp(catalogue, encoder, shards, reranker, store, search_classes(settings), limits)
+    return QueryApp(
+        catalogue, encoder, shards, reranker, documents, search_classes(settings), limits
+    )
 
 
 async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     """What a process of this application offers."""
     store = await open_shared_store(settings.store, stack)
+    catalogue = StoredCatalogue(store)
+    documents = open_documents(settings, catalogue, store)
     app = query_app(
         settings,
-        StoredCatalogue(store),
+        catalogue,
         await open_encoder(settings, stack),
         await open_shards(settings, store, stack),
         await open_reranker(settings, store, stack),
-        store,
+        documents,
     )
-    return [servicer.mount(app, settings.server.deadline_cap_s)]
+    return [servicer.mount(app, documents, settings.server.deadline_cap_s)]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import grpc
 
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
 from nestvec.core.errors import InvalidRequest
-from nestvec.query.app import Answer, QueryApp, Vectors
+from nestvec.query.answer import Answer
+from nestvec.query.app import QueryApp, Vectors
+from nestvec.query.documents import Documents
 from nestvec.query.plan import SearchOptions
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import (
@@ -29,8 +31,9 @@ _log = logger()
 class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     """Searches and reads. cap_s: the deadline of a call that brings none, and the longest one."""
 
-    def __init__(self, app: QueryApp, cap_s: float) -> None:
+    def __init__(self, app: QueryApp, documents: Documents, cap_s: float) -> None:
         self._app = app
+        self._documents = documents
         self._cap_s = cap_s
 
     async def Search(
@@ -72,7 +75,7 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         context: Context,
     ) -> query_pb2.GetDocumentsResponse:
         """See query.proto."""
-        collection, found, missing = await self._app.get_documents(
+        collection, found, missing = await self._documents.get(
             request.collection,
             list(request.ids),
             request.include_vectors,
@@ -91,12 +94,12 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         return query_pb2.GetDocumentsResponse(documents=documents, missing_ids=missing, space=space)
 
 
-def mount(app: QueryApp, cap_s: float) -> Mounted:
+def mount(app: QueryApp, documents: Documents, cap_s: float) -> Mounted:
     """For a server."""
     return Mounted(
         query_pb2.DESCRIPTOR,
         "QueryService",
-        QueryServicer(app, cap_s),
+        QueryServicer(app, documents, cap_s),
         query_pb2_grpc.add_QueryServiceServicer_to_server,
     )
 

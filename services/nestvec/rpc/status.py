@@ -163,7 +163,8 @@ def _rebuilt(
 
 
 def _numbers(value: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in value.split(",") if number)
+    # The last one may have been cut.
+    return tuple(int(number) for number in value.split(",") if number.isdigit())
 
 
 # Attributes of the tree that are not texts.

@@ -28,7 +28,8 @@ from nestvec.core.errors import (
 from nestvec.core.ports import CoarseQuery, CoarseRows, StoreRecord
 from nestvec.core.scoring import exact_top
 from nestvec.core.space import Role
-from nestvec.query.app import Answer, Vectors
+from nestvec.query.answer import Answer
+from nestvec.query.app import Vectors
 from nestvec.query.plan import Limits, SearchOptions
 from tests.nestvec.core.synthetic import mrl_like, unit
 from tests.support.rooms import (
@@ -575,13 +576,13 @@ async def test_documents_are_read_in_the_order_asked_and_the_missing_are_named(
     rooms: Rooms,
 ) -> None:
     ids = ["d05", "nope", "d00", "d05", ""]
-    _, found, missing = await rooms.query.get_documents("docs", ids, True, PATIENT_S)
+    _, found, missing = await rooms.documents.get("docs", ids, True, PATIENT_S)
     assert [document for document, _ in found] == [DOCUMENTS[5], DOCUMENTS[0], DOCUMENTS[5]]
     assert missing == ["nope", ""]
     for document, vector in found:
         assert vector is not None
         assert (await rooms.ask(unit(vector), k=1)).hits[0].document == document
-    _, found, _ = await rooms.query.get_documents("docs", ["d05"], False, PATIENT_S)
+    _, found, _ = await rooms.documents.get("docs", ["d05"], False, PATIENT_S)
     assert found == [(DOCUMENTS[5], None)]
 
 
@@ -590,7 +591,7 @@ async def test_reading_takes_from_one_to_four_batches_of_ids(count: int) -> None
     async with open_rooms(limits=Limits(max_batch=4)) as rooms:
         await rooms.create()
         with pytest.raises(InvalidRequest, match=f"{count}, expected 1 to 16") as caught:
-            await rooms.query.get_documents("docs", ["a"] * count, False, PATIENT_S)
+            await rooms.documents.get("docs", ["a"] * count, False, PATIENT_S)
         assert caught.value.field == "ids"
 
 
@@ -599,18 +600,18 @@ async def test_reading_a_damaged_document_names_it(rooms: Rooms, store: FaultySt
     (number,) = await internal(rooms, "d05")
     store.spoil(docs, number, b"short")
     with pytest.raises(CorruptVector, match="d05"):
-        await rooms.query.get_documents("docs", ["d05"], True, PATIENT_S)
-    _, found, _ = await rooms.query.get_documents("docs", ["d05"], False, PATIENT_S)
+        await rooms.documents.get("docs", ["d05"], True, PATIENT_S)
+    _, found, _ = await rooms.documents.get("docs", ["d05"], False, PATIENT_S)
     assert len(found) == 1, "its text is still there"
     store.spoil_payload(docs, number, b"{")
     with pytest.raises(CorruptVector, match="d05"):
-        await rooms.query.get_documents("docs", ["d05"], False, PATIENT_S)
+        await rooms.documents.get("docs", ["d05"], False, PATIENT_S)
 
 
 async def test_reading_keeps_to_its_deadline(rooms: Rooms, store: FaultyStore) -> None:
     store.faults.before["find"] = [hanging]
     with pytest.raises(BudgetSpent, match="get"):
-        await rooms.query.get_documents("docs", ["d05"], False, 0.02)
+        await rooms.documents.get("docs", ["d05"], False, 0.02)
 
 
 async def test_many_searches_at_once_are_each_answered_as_alone(rooms: Rooms) -> None:

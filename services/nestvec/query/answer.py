@@ -1,0 +1,94 @@
+"""What a search answers: hits, and everything that must be admitted about them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from nestvec.core.certificate import Certificate
+from nestvec.core.collection import Collection
+from nestvec.core.coverage import Coverage, Degradation, DegradationKind
+from nestvec.core.document import Document
+from nestvec.core.ports import RerankAnswer
+from nestvec.query.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document and its cosine at the answer's scoring dimension."""
+
+    document: Document
+    score: float
+
+
+@dataclass(slots=True)
+class Timings:
+    """Milliseconds by stage, in the order they ran."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def mark(self, stage: str) -> None:
+        """End `stage` now."""
+        now = time.perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + (now - self._last) * 1e3
+        self._last = now
+
+
+@dataclass(slots=True)
+class Answer:
+    """Hits, and everything that must be admitted about them."""
+
+    collection: Collection
+    plan: Plan
+    coverage: Coverage
+    hits: list[Hit] = field(default_factory=list)
+    degradations: list[Degradation] = field(default_factory=list)
+    certificate: Certificate = Certificate.NONE
+    failure_probability: float = 0.0
+    reranked: bool = False
+    candidates: int = 0
+    fetched: int = 0
+    timings: Timings = field(default_factory=Timings)
+
+    @property
+    def scoring_dim(self) -> int:
+        """What the scores were computed at, degraded or not."""
+        if self.reranked or self.plan.rerank:
+            # A coarse answer to a reranking plan carries estimates of the full cosine.
+            return self.collection.store_dim
+        return self.plan.coarse_dim
+
+    def degrade(self, kind: DegradationKind, detail: str) -> None:
+        """Admit one thing."""
+        self.degradations.append(Degradation(kind, detail))
+
+
+def admit_rerank(answer: Answer, reranked: RerankAnswer) -> None:
+    """Take over what a rerank says of itself, and what it lost."""
+    answer.reranked = True
+    answer.fetched = reranked.fetched
+    answer.certificate = reranked.certificate
+    answer.failure_probability = reranked.failure_probability
+    if reranked.certificate is Certificate.ESTIMATED:
+        answer.degrade(
+            DegradationKind.RERANK_PARTIAL,
+            f"{reranked.fetched} of {reranked.considered} candidates were fetched before time ran "
+            f"out; allow more time or ask for fewer candidates",
+        )
+    if len(reranked.missing):
+        answer.degrade(
+            DegradationKind.VECTOR_MISSING,
+            f"{len(reranked.missing)} candidates had no stored vector and were left out",
+        )
+    if len(reranked.corrupt):
+        answer.degrade(
+            DegradationKind.VECTOR_CORRUPT,
+            f"{len(reranked.corrupt)} candidates had a damaged vector and were left out; "
+            f"ingest them again",
+        )
+    if answer.coverage.shards_answered < answer.coverage.shards_total and (
+        answer.certificate is Certificate.COLLECTION
+    ):
+        # Nothing is known of the documents of a shard that did not answer.
+        answer.certificate = Certificate.WITHIN_CANDIDATES

@@ -1,0 +1,105 @@
+"""Documents by internal id, for hits, and by the caller's own id, for reading."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+from cachetools import LRUCache
+
+from nestvec.core.arrays import Floats, Ids
+from nestvec.core.budget import Budget
+from nestvec.core.collection import Collection
+from nestvec.core.document import Document, payload_from_bytes
+from nestvec.core.errors import BudgetSpent, CorruptVector, InvalidRequest
+from nestvec.core.ports import Catalogue, VectorStore
+
+# What a document takes in memory beside its payload: objects, and its place in the cache.
+_BYTES_BESIDE = 600
+_Key = tuple[str, int, int]
+
+
+class Documents:
+    """Reads payloads, keeping the last ones used: hot documents are hits again and again.
+
+    Nothing kept can be out of date: an internal id is never given to another document, nor to
+    another version of the same one, and generations are told apart. What was deleted is no longer
+    found by a search, and `get` asks the store.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, store: VectorStore, max_ids: int, cache_bytes: int
+    ) -> None:
+        """max_ids: of one `get`. cache_bytes: 0 keeps nothing."""
+        self._catalogue = catalogue
+        self._store = store
+        self._max_ids = max_ids
+        self._cache: LRUCache[_Key, tuple[Document, int]] = LRUCache(
+            cache_bytes, getsizeof=lambda kept: kept[1]
+        )
+
+    async def read(self, collection: Collection, ids: Ids, budget: Budget) -> list[Document | None]:
+        """In the order of `ids`; None where the payload is gone or damaged."""
+        name, generation = collection.name, collection.generation
+        keys = [(name, generation, number) for number in ids.tolist()]
+        kept = [self._cache.get(key) for key in keys]
+        wanted = [place for place, found in enumerate(kept) if found is None]
+        documents = [found and found[0] for found in kept]
+        if not wanted:
+            return documents
+        try:
+            async with asyncio.timeout(budget.stage_s("payload")):
+                values = await self._store.payloads(collection, ids[wanted])
+        except TimeoutError:
+            raise BudgetSpent("payload") from None
+        for place, value in zip(wanted, values, strict=True):
+            documents[place] = self._keep(keys[place], value)
+        return documents
+
+    def _keep(self, key: _Key, value: bytes | None) -> Document | None:
+        if value is None:
+            return None
+        try:
+            document = payload_from_bytes(value, str(key[2]))
+        except CorruptVector:
+            return None
+        size = len(value) + _BYTES_BESIDE
+        if size <= self._cache.maxsize:
+            self._cache[key] = document, size
+        return document
+
+    async def get(
+        self, collection_name: str, ids: Sequence[str], with_vectors: bool, timeout_s: float
+    ) -> tuple[Collection, list[tuple[Document, Floats | None]], list[str]]:
+        """(collection, [(document, (store_dim,) float32 or None)], missing ids), in order.
+
+        Raises CorruptVector naming the document when what is stored is not what was written.
+        """
+        if not 1 <= len(ids) <= self._max_ids:
+            raise InvalidRequest("ids", f"{len(ids)}, expected 1 to {self._max_ids}")
+        collection = await self._catalogue.get(collection_name)
+        try:
+            async with asyncio.timeout(timeout_s):
+                internal = await self._store.find(collection, ids)
+                known = np.flatnonzero(internal >= 0)
+                payloads = await self._store.payloads(collection, internal[known])
+                vectors: list[bytes | None] = [None] * len(known)
+                if with_vectors:
+                    vectors = await self._store.vectors(collection, internal[known])
+        except TimeoutError:
+            raise BudgetSpent("get") from None
+        found: list[tuple[Document, Floats | None]] = []
+        missing = [ids[int(number)] for number in np.flatnonzero(internal < 0)]
+        for number, payload, vector in zip(known, payloads, vectors, strict=True):
+            name = ids[int(number)]
+            if payload is None:
+                # Deleted between the two reads.
+                missing.append(name)
+                continue
+            document = payload_from_bytes(payload, name)
+            decoded = None
+            if with_vectors:
+                decoded = collection.codec.decode_one(vector or b"", name)
+            found.append((document, decoded))
+        return collection, found, missing
