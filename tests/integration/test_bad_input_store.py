@@ -136,6 +136,27 @@ def test_a_store_that_is_down_makes_calls_unavailable_until_it_is_back(
     check_goes_in_now(caller, stream)
 
 
+def test_a_store_that_is_down_costs_hot_documents_their_order_alone(
+    store: StoreServer, caller: Caller
+) -> None:
+    """Where all payloads of an answer are at hand, it is given, and what it lacks is admitted."""
+    caller.check_serves()
+    complete = caller.search(search_class="autocomplete")
+    store.kill()
+    try:
+        response = caller.search()
+        assert response.hits[0].id == RIGHT
+        assert response.hits[0].text == TEXTS[RIGHT]
+        (degradation,) = response.degradations
+        assert degradation.kind == common_pb2.DEGRADATION_KIND_RERANK_SKIPPED
+        assert "the order of estimates: the store at" in degradation.detail
+        assert response.certificate == NONE
+        # What is never reranked lacks nothing.
+        assert caller.search(search_class="autocomplete") == complete
+    finally:
+        store.start_again()
+
+
 def test_an_embedded_store_that_was_killed_makes_calls_unavailable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -151,8 +172,11 @@ def test_an_embedded_store_that_was_killed_makes_calls_unavailable(
         caller = Caller(address, "docs")
         caller.create()
         caller.fill()
-        caller.check_serves()
         os.kill(started[0].pid, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE_S
+        while started[0].running:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         told = r"the store at unix:\S+ cannot be reached .* nestvec started it, start nestvec again"
         with fails(Code.UNAVAILABLE, told):
             caller.search()

@@ -162,6 +162,7 @@ async def open_rooms(
     wrap_encoder: Callable[[Encoder], Encoder] = lambda encoder: encoder,
     reranker: Reranker | None = None,
     purge_after_s: float = 0.0,
+    cache_bytes: int = 0,
 ) -> AsyncIterator[Rooms]:
     """Every application over one store."""
     store = FaultyStore() if store is None else store
@@ -173,7 +174,7 @@ async def open_rooms(
     catalogue = StoredCatalogue(store)
     reranker = reranker or RerankApp(store)
     # Nothing is kept, so that what happens to the store is seen.
-    documents = Documents(catalogue, store, 4 * limits.max_batch, cache_bytes=0)
+    documents = Documents(catalogue, store, 4 * limits.max_batch, cache_bytes)
     query = QueryApp(catalogue, encoder, searchers, reranker, documents, classes, limits)
     tiers = sorted({one.coarse_dim for one in classes})
     admin = AdminApp(catalogue, encoder.space, searchers, store, tiers)

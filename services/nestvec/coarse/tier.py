@@ -70,7 +70,7 @@ class Tier:
         """
         state = self._state
         heads = queries[:, : self.dim]
-        norms = np.linalg.norm(heads, axis=1, keepdims=True)
+        norms = np.sqrt(np.square(heads).sum(axis=1, keepdims=True))
         if len(norms) and not norms.min() > 0.0:
             raise DegenerateVector(
                 "query.vector",
@@ -107,8 +107,7 @@ class Tier:
             prefix_scores, prefixes.scales, columns.sketch, bound_z
         )
         uppers = estimates + half_widths
-        # Stable, and rows come from the index in its own order: equal bounds keep that order.
-        order = np.argsort(-uppers, kind="stable")
+        order = np.argsort(-uppers)
         best, rest = order[:count], order[count:]
         # Only where every live document was bounded is anything known of those not returned.
         bounded_all = len(columns) == live

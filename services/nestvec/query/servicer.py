@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import grpc
+from prometheus_client import Counter, Histogram
 
+from nestvec.core.certificate import Certificate
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
 from nestvec.core.errors import InvalidRequest
 from nestvec.query.answer import Answer
@@ -178,23 +181,20 @@ def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.Sear
 
 def _tell(answer: Answer) -> None:
     """Log and count one answer. The tier is on all of it."""
-    plan = answer.plan
-    tier = str(plan.coarse_dim)
-    metrics.SEARCHES.labels(
-        plan.search_class.name, tier, str(answer.scoring_dim), answer.certificate.value
-    ).inc()
+    plan, name, tier = answer.plan, answer.plan.search_class.name, answer.plan.coarse_dim
+    _searches(name, tier, answer.scoring_dim, answer.certificate).inc()
     for stage, milliseconds in answer.timings.stages.items():
-        metrics.STAGE_SECONDS.labels(stage, tier).observe(milliseconds / 1e3)
+        _stage_seconds(stage, tier).observe(milliseconds / 1e3)
     if answer.reranked:
-        metrics.CANDIDATES.labels(tier).observe(answer.candidates)
-        metrics.FETCHED.labels(tier).observe(answer.fetched)
-    metrics.COVERAGE.labels(plan.search_class.name).observe(answer.coverage.fraction)
+        metrics.CANDIDATES.labels(str(tier)).observe(answer.candidates)
+        metrics.FETCHED.labels(str(tier)).observe(answer.fetched)
+    metrics.COVERAGE.labels(name).observe(answer.coverage.fraction)
     for one in answer.degradations:
         metrics.DEGRADATIONS.labels(one.kind.value).inc()
     _log.info(
         "search.completed",
         collection=answer.collection.name,
-        search_class=plan.search_class.name,
+        search_class=name,
         coarse_dim=plan.coarse_dim,
         scoring_dim=answer.scoring_dim,
         hits=len(answer.hits),
@@ -205,3 +205,16 @@ def _tell(answer: Answer) -> None:
         degradations=[one.kind.value for one in answer.degradations],
         milliseconds=round(sum(answer.timings.stages.values()), 3),
     )
+
+
+# A label is looked up under a lock; there are few of these, and one is wanted on every query.
+
+
+@cache
+def _searches(name: str, coarse_dim: int, scoring_dim: int, certificate: Certificate) -> Counter:
+    return metrics.SEARCHES.labels(name, str(coarse_dim), str(scoring_dim), certificate.value)
+
+
+@cache
+def _stage_seconds(stage: str, coarse_dim: int) -> Histogram:
+    return metrics.STAGE_SECONDS.labels(stage, str(coarse_dim))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -18,33 +19,32 @@ from nestvec.telemetry.metrics import RPC_SECONDS, RPCS
 
 REQUEST_ID_KEY = "x-request-id"
 _LONGEST_ID = 128
+# An id of our own: of this process, and counted. Asking the system for randomness on every call
+# would cost more than all else that is done here.
+_ID_PREFIX = uuid.uuid4().hex[:24]
+_ID_NUMBERS = itertools.count()
 _log = logger()
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and bidirectional calls; health and reflection pass through untouched."""
+class GuardedServer:
+    """Where generated code adds a servicer: every handler is wrapped once, as it is added.
 
-    def __init__(self) -> None:
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    grpc.aio's own interceptors do the same with a coroutine and a look-up more for each call.
+    """
 
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Called for each request: the wrapping itself is made once a method."""
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith("/nestvec."):
-            return handler
-        wrapped = _wrap(handler, method.rsplit("/", 1)[-1])
-        self._wrapped[method] = wrapped
-        return wrapped
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Generated code says the same twice; the other call says it by method."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Called by generated code."""
+        wrapped = {name: _wrap(handler, name) for name, handler in handlers.items()}
+        generic = grpc.method_handlers_generic_handler(service, wrapped)
+        self._server.add_generic_rpc_handlers((generic,))
 
 
 def _wrap(handler: grpc.RpcMethodHandler[Any, Any], name: str) -> grpc.RpcMethodHandler[Any, Any]:
@@ -114,7 +114,7 @@ def _id_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and value:
             return value[:_LONGEST_ID]
-    return uuid.uuid4().hex
+    return f"{_ID_PREFIX}{next(_ID_NUMBERS):08x}"
 
 
 async def _fail(

@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from nestvec.core.errors import ConfigError
-from nestvec.rpc.interceptors import CallInterceptor
+from nestvec.rpc.interceptors import GuardedServer
 
 _KIB = 1024
 # A caller's metadata is an id and a token: what is larger is a mistake or an attack.
@@ -36,7 +36,7 @@ class Mounted:
     file: FileDescriptor
     service: str
     servicer: Any
-    add: Callable[[Any, grpc.aio.Server], None]
+    add: Callable[[Any, Any], None]
 
     @property
     def full_name(self) -> str:
@@ -50,14 +50,13 @@ class Server:
     def __init__(self, mounted: Sequence[Mounted], limits: ServerLimits) -> None:
         self._limits = limits
         self._server = grpc.aio.server(
-            interceptors=[CallInterceptor()],
             options=_options(limits),
             maximum_concurrent_rpcs=limits.max_concurrent_calls,
         )
         self._health = health.aio.HealthServicer()
         names = [one.full_name for one in mounted]
         for one in mounted:
-            one.add(one.servicer, self._server)
+            one.add(one.servicer, GuardedServer(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

@@ -102,18 +102,22 @@ async def test_good_documents_are_encoded_and_keep_their_positions() -> None:
     np.testing.assert_allclose(ready.vectors, expected, atol=1e-6)
 
 
+HEADLESS: Floats = unit(np.array([[0.0] * 8 + [1.0] * 56], np.float32))[0]
 BAD_ITEMS = {
     "no id": (item(""), "document.id: 0 bytes long"),
     "a long id": (item("é" * 257), "document.id: 514 bytes long, expected 1 to 512"),
     "no text": (item("x", ""), "document.text: empty"),
     "blank text": (item("x", " \n\t"), "document.text: empty or only white space"),
     "a long text": (item("x", "ab " * 67), "document.text: 201 bytes long, at most 200"),
-    "a short vector": (item("x", vector=np.ones(63, np.float32) / 8), "63 dimensions, expected 64"),
+    "a short vector": (
+        item("x", vector=np.full(63, 0.125, np.float32)),
+        "63 dimensions, expected 64",
+    ),
     "a vector with NaN": (item("x", vector=np.full(64, np.nan, np.float32)), "NaN or infinite"),
     "a zero vector": (item("x", vector=np.zeros(64, np.float32)), "zero vector"),
     "raw output": (item("x", vector=np.ones(64, np.float32)), "length 8, expected unit length"),
     "a headless vector": (
-        item("x", vector=unit(np.r_[np.zeros(8), np.ones(56)][None, :].astype(np.float32))[0]),
+        item("x", vector=HEADLESS),
         "over its first 8 dimensions",
     ),
 }

@@ -17,7 +17,6 @@ from nestvec.core.document import Document, payload_from_bytes, payload_to_bytes
 from nestvec.core.errors import (
     BelowCoverage,
     BudgetSpent,
-    CorruptVector,
     InvalidRequest,
     NotFound,
     SpaceMismatch,
@@ -567,51 +566,6 @@ async def test_a_collection_made_anew_by_another_process_is_found_at_the_second_
         with pytest.raises(NotFound, match="generation"):
             await rooms.ask("red")
         assert await rooms.found("red") == []
-
-
-# --- documents ------------------------------------------------------------------------------------
-
-
-async def test_documents_are_read_in_the_order_asked_and_the_missing_are_named(
-    rooms: Rooms,
-) -> None:
-    ids = ["d05", "nope", "d00", "d05", ""]
-    _, found, missing = await rooms.documents.get("docs", ids, True, PATIENT_S)
-    assert [document for document, _ in found] == [DOCUMENTS[5], DOCUMENTS[0], DOCUMENTS[5]]
-    assert missing == ["nope", ""]
-    for document, vector in found:
-        assert vector is not None
-        assert (await rooms.ask(unit(vector), k=1)).hits[0].document == document
-    _, found, _ = await rooms.documents.get("docs", ["d05"], False, PATIENT_S)
-    assert found == [(DOCUMENTS[5], None)]
-
-
-@pytest.mark.parametrize("count", [0, 17])
-async def test_reading_takes_from_one_to_four_batches_of_ids(count: int) -> None:
-    async with open_rooms(limits=Limits(max_batch=4)) as rooms:
-        await rooms.create()
-        with pytest.raises(InvalidRequest, match=f"{count}, expected 1 to 16") as caught:
-            await rooms.documents.get("docs", ["a"] * count, False, PATIENT_S)
-        assert caught.value.field == "ids"
-
-
-async def test_reading_a_damaged_document_names_it(rooms: Rooms, store: FaultyStore) -> None:
-    docs = await rooms.catalogue.get("docs")
-    (number,) = await internal(rooms, "d05")
-    store.spoil(docs, number, b"short")
-    with pytest.raises(CorruptVector, match="d05"):
-        await rooms.documents.get("docs", ["d05"], True, PATIENT_S)
-    _, found, _ = await rooms.documents.get("docs", ["d05"], False, PATIENT_S)
-    assert len(found) == 1, "its text is still there"
-    store.spoil_payload(docs, number, b"{")
-    with pytest.raises(CorruptVector, match="d05"):
-        await rooms.documents.get("docs", ["d05"], False, PATIENT_S)
-
-
-async def test_reading_keeps_to_its_deadline(rooms: Rooms, store: FaultyStore) -> None:
-    store.faults.before["find"] = [hanging]
-    with pytest.raises(BudgetSpent, match="get"):
-        await rooms.documents.get("docs", ["d05"], False, 0.02)
 
 
 async def test_many_searches_at_once_are_each_answered_as_alone(rooms: Rooms) -> None:

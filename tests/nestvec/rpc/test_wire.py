@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.support.rooms import SPACE, a_collection
 
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.certificate import Certificate
@@ -19,6 +18,7 @@ from nestvec.core.ports import CoarseHits, TierStatus
 from nestvec.core.space import Prompts, Recipe, Role, Space
 from nestvec.rpc import wire
 from nestvec.v1 import admin_pb2, coarse_pb2, common_pb2, encoder_pb2
+from tests.support.rooms import SPACE, a_collection
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 int64s = st.integers(-(1 << 63), (1 << 63) - 1)

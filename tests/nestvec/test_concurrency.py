@@ -1,0 +1,201 @@
+"""Threads are few, their queue is bounded, and a place is free when its thread is, not before."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from nestvec.concurrency import BoundedExecutor
+from nestvec.core.errors import BudgetSpent, InvalidRequest, Overloaded, WorkerUnavailable
+from tests.support.rooms import PATIENT_S, eventually
+
+
+class Gate:
+    """Work that runs until it is let."""
+
+    def __init__(self) -> None:
+        self.begun, self.let = threading.Event(), threading.Event()
+        self.runs = 0
+
+    def work(self) -> int:
+        self.runs += 1
+        self.begun.set()
+        assert self.let.wait(PATIENT_S)
+        return self.runs
+
+
+async def begin(executor: BoundedExecutor, gate: Gate) -> asyncio.Task[int]:
+    task = asyncio.create_task(executor.run("stage", None, gate.work))
+    await asyncio.to_thread(gate.begun.wait)
+    return task
+
+
+async def free(executor: BoundedExecutor) -> None:
+    """Wait until a call is taken again."""
+
+    async def taken() -> bool:
+        try:
+            return await executor.run("stage", None, lambda: 1) == 1
+        except Overloaded:
+            return False
+
+    await eventually(taken)
+
+
+async def test_work_is_done_in_a_thread_and_its_result_or_error_returned() -> None:
+    executor = BoundedExecutor("test", threads=2, waiting=2)
+
+    def fail() -> None:
+        raise InvalidRequest("field", "bad")
+
+    assert await executor.run("stage", None, threading.get_ident) != threading.get_ident()
+    assert await executor.run("stage", 5.0, lambda: "done") == "done"
+    for timeout_s in (None, 5.0):
+        with pytest.raises(InvalidRequest, match="bad"):
+            await executor.run("stage", timeout_s, fail)
+    executor.close()
+
+
+@pytest.mark.parametrize(("threads", "waiting"), [(1, 0), (1, 3), (2, 1)])
+async def test_one_more_than_run_and_wait_is_refused_at_once(threads: int, waiting: int) -> None:
+    executor, gate = BoundedExecutor("test", threads, waiting), Gate()
+    tasks = [
+        asyncio.create_task(executor.run("stage", None, gate.work))
+        for _ in range(threads + waiting)
+    ]
+    await asyncio.to_thread(gate.begun.wait)
+    message = f"test: {threads + waiting} calls are running or waiting"
+    with pytest.raises(Overloaded, match=message):
+        await executor.run("stage", None, gate.work)
+    gate.let.set()
+    assert len(await asyncio.gather(*tasks)) == threads + waiting
+    await free(executor)
+    executor.close()
+
+
+async def test_time_that_is_up_names_the_stage_and_leaves_the_place_taken() -> None:
+    executor, gate = BoundedExecutor("test", threads=1, waiting=0), Gate()
+    with pytest.raises(BudgetSpent, match="'coarse'"):
+        await executor.run("coarse", 0.02, gate.work)
+    assert not executor.idle
+    with pytest.raises(Overloaded):
+        await executor.run("stage", None, gate.work)
+    gate.let.set()
+    await free(executor)
+    assert executor.idle
+    executor.close()
+
+
+async def test_a_caller_that_goes_away_leaves_the_place_taken_too() -> None:
+    executor, gate = BoundedExecutor("test", threads=1, waiting=0), Gate()
+    task = await begin(executor, gate)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not executor.idle
+    with pytest.raises(Overloaded):
+        await executor.run("stage", None, gate.work)
+    gate.let.set()
+    await free(executor)
+    executor.close()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+async def test_a_call_that_is_given_up_while_it_waits_is_never_run(how: str) -> None:
+    executor, gate = BoundedExecutor("test", threads=1, waiting=1), Gate()
+    running = await begin(executor, gate)
+    ran: list[bool] = []
+    waits = asyncio.create_task(
+        executor.run("stage", 0.02 if how == "late" else None, lambda: ran.append(True))
+    )
+    if how == "cancelled":
+        await asyncio.sleep(0.01)
+        waits.cancel()
+    with pytest.raises((BudgetSpent, asyncio.CancelledError)):
+        await waits
+    await asyncio.wait_for(place_for_one(executor), PATIENT_S)
+    gate.let.set()
+    await running
+    await free(executor)
+    assert ran == []
+    executor.close()
+
+
+async def place_for_one(executor: BoundedExecutor) -> None:
+    """The place of what was given up in the queue is free although the thread is not."""
+    task = asyncio.create_task(executor.run("stage", None, lambda: None))
+    await asyncio.sleep(0)
+    assert not task.done(), task.exception()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_late_failure_of_a_call_given_up_disturbs_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor, gate = BoundedExecutor("test", threads=1, waiting=0), Gate()
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def fail() -> None:
+        gate.work()
+        raise ValueError("too late to matter")
+
+    with pytest.raises(BudgetSpent):
+        await executor.run("stage", 0.02, fail)
+    gate.let.set()
+    await free(executor)
+    gc.collect()
+    assert reported == []
+    executor.close()
+
+
+async def test_idle_means_that_nothing_runs_or_waits() -> None:
+    executor, gate = BoundedExecutor("test", threads=1, waiting=4), Gate()
+    assert executor.idle
+    task = await begin(executor, gate)
+    assert not executor.idle
+    gate.let.set()
+    await task
+
+    async def idle() -> bool:
+        return executor.idle
+
+    await eventually(idle)
+    executor.close()
+
+
+async def test_closing_waits_for_what_runs_and_refuses_what_waits_or_comes_later() -> None:
+    executor, gate = BoundedExecutor("test", threads=1, waiting=4), Gate()
+    running = await begin(executor, gate)
+    waits = asyncio.create_task(executor.run("stage", None, lambda: 1))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(asyncio.to_thread(executor.close))
+    with pytest.raises(WorkerUnavailable, match="test is closed"):
+        await asyncio.wait_for(waits, PATIENT_S)
+    assert not closing.done()
+    gate.let.set()
+    await closing
+    assert await running == 1
+    with pytest.raises(WorkerUnavailable, match="test is closed"):
+        await executor.run("stage", None, lambda: 1)
+
+
+async def test_many_calls_leave_no_place_taken() -> None:
+    executor = BoundedExecutor("test", threads=3, waiting=100)
+    works: list[Callable[[], int]] = [lambda: 1, lambda: 1 // 0]
+    results = await asyncio.gather(
+        *(executor.run("stage", 5.0, works[number % 2]) for number in range(80)),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [int, ZeroDivisionError] * 40
+
+    async def idle() -> bool:
+        return executor.idle
+
+    await eventually(idle)
+    executor.close()
