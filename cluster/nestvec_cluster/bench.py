@@ -41,6 +41,7 @@ from nestvec_cluster.measuring import (
     Queries,
     encode_queries,
     find_truth,
+    index_all,
     measure_quality,
     wait_until_settled,
 )
@@ -136,11 +137,7 @@ def _index(client: NestvecClient, texts: Sequence[str], phases: Phases) -> list[
     documents = [IngestDocument(f"text-{row:07}", text) for row, text in enumerate(texts)]
     with phases.timed("index", "indexing") as meter:
         shown = meter.count("indexing", len(documents))
-        report = client.index(
-            COLLECTION, documents, on_progress=lambda now: shown(now.indexed + now.failed)
-        )
-    refused = {failure.id for failure in report.failures}
-    return [one.id for one in documents if one.id not in refused]
+        return [one.id for one in index_all(client, COLLECTION, documents, shown)]
 
 
 def _quality(

@@ -36,6 +36,7 @@ from nestvec_cluster.measuring import (
     Queries,
     encode_queries,
     find_truth,
+    index_all,
     measure_quality,
     wait_until_settled,
 )
@@ -143,12 +144,7 @@ def _index(client: NestvecClient, corpus: Corpus, meter: Meter) -> None:
     """Index everything: returns when all of it can be found."""
     client.create_collection(COLLECTION)
     shown = meter.count("indexing", len(corpus.documents))
-    report = client.index(
-        COLLECTION, corpus.documents, on_progress=lambda now: shown(now.indexed + now.failed)
-    )
-    # What no model can encode is refused one by one; the rest is the corpus.
-    refused = {failure.id for failure in report.failures}
-    corpus.documents[:] = [one for one in corpus.documents if one.id not in refused]
+    corpus.documents[:] = index_all(client, COLLECTION, corpus.documents, shown)
 
 
 def _ask(

@@ -17,6 +17,9 @@ import numpy as np
 
 from nestvec.client import (
     CollectionDescription,
+    IngestDocument,
+    IngestProgress,
+    IngestReason,
     NestvecClient,
     SearchClassInfo,
     SearchOptions,
@@ -24,7 +27,7 @@ from nestvec.client import (
 )
 from nestvec.core.arrays import Floats
 from nestvec.core.codec import floats_from_bytes
-from nestvec.core.errors import ConfigError
+from nestvec.core.errors import ConfigError, StoreUnavailable
 from nestvec.core.scoring import exact_scores
 from nestvec.quality.recall import (
     Estimate,
@@ -43,6 +46,7 @@ _GET_AT_ONCE = 512
 _ENCODE_AT_ONCE = 256
 _ENCODE_TIMEOUT_S = 60.0
 _SETTLE_POLL_S = 0.1
+_INDEX_ATTEMPTS = 3
 # Background building that has changed nothing for so long is taken to be done.
 _SETTLED_AFTER_S = 90.0
 
@@ -105,6 +109,39 @@ class ClassQuality:
                 "fetched_mean": self.losses.fetched_mean,
             }
         return report
+
+
+def index_all(
+    client: NestvecClient,
+    collection: str,
+    documents: Sequence[IngestDocument],
+    on_progress: Progress = lambda _: None,
+) -> list[IngestDocument]:
+    """Index `documents`, sending again what the server could not take just then. Returns those
+    that can be found: all but the ones that no model can encode.
+
+    Raises StoreUnavailable when some are not taken even then.
+    """
+    refused: set[str] = set()
+    waiting = documents
+    first_problem = ""
+    for _ in range(_INDEX_ATTEMPTS):
+        shown = _counted_from(len(documents) - len(waiting), on_progress)
+        report = client.index(collection, waiting, on_progress=shown)
+        again = {one.id for one in report.failures if one.reason is IngestReason.UNAVAILABLE}
+        refused |= {one.id for one in report.failures} - again
+        if not again:
+            return [one for one in documents if one.id not in refused]
+        waiting = [one for one in waiting if one.id in again]
+        first_problem = next(one.message for one in report.failures if one.id in again)
+    raise StoreUnavailable(
+        f"{len(waiting)} of {len(documents)} documents were not taken in {_INDEX_ATTEMPTS} "
+        f"attempts: {first_problem}"
+    )
+
+
+def _counted_from(done: int, on_progress: Progress) -> Callable[[IngestProgress], None]:
+    return lambda now: on_progress(done + now.indexed)
 
 
 def encode_queries(address: str, texts: Sequence[str]) -> Floats:

@@ -34,7 +34,7 @@ class BoundedExecutor:
         when too many wait, WorkerUnavailable after `close`.
         """
         future = asyncio.wrap_future(self._submit(work))
-        # Its failure after its caller was told BudgetSpent is nobody's: not "never retrieved".
+        # Where it fails just as its caller goes away, nobody is left to retrieve the failure.
         future.add_done_callback(_retrieve)
         try:
             done, _ = await asyncio.wait((future,), timeout=timeout_s)

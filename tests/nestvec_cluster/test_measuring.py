@@ -15,6 +15,10 @@ from nestvec.client import (
     Explanation,
     GetResult,
     Hit,
+    IngestDocument,
+    IngestFailure,
+    IngestReason,
+    IngestReport,
     NestvecClient,
     SearchClassInfo,
     SearchResult,
@@ -24,9 +28,9 @@ from nestvec.client import (
 from nestvec.core.arrays import Floats
 from nestvec.core.certificate import Certificate
 from nestvec.core.coverage import Coverage
-from nestvec.core.errors import ConfigError
+from nestvec.core.errors import ConfigError, StoreUnavailable
 from nestvec_cluster.machine import describe_machine, memory_below
-from nestvec_cluster.measuring import Queries, find_truth, measure_quality
+from nestvec_cluster.measuring import Queries, find_truth, index_all, measure_quality
 
 SPACE = SpaceRef("0" * 16, 2)
 IDS = [f"d{number:02}" for number in range(30)]
@@ -46,6 +50,8 @@ class ScriptedClient:
 
     bounded: list[str]
     exhaustive: list[str]
+    unavailable: int = 0
+    attempts: int = 0
     vectors: dict[str, Floats] = field(
         default_factory=lambda: dict(zip(IDS, circle(), strict=True))
     )
@@ -70,6 +76,22 @@ class ScriptedClient:
         found = [one for one in ids if one in self.vectors]
         documents = tuple(StoredDocument(one, "", {}, self.vectors[one]) for one in found)
         return GetResult(documents, tuple(set(ids) - set(found)), SPACE)
+
+    def index(
+        self, _collection: str, documents: Sequence[IngestDocument], **_: Any
+    ) -> IngestReport:
+        """Takes all but the first on the first attempt; never takes an empty text."""
+        self.attempts += 1
+        failures = [
+            IngestFailure(0, one.id, IngestReason.INVALID, "empty")
+            for one in documents
+            if not one.text
+        ]
+        if self.attempts <= self.unavailable:
+            reason = IngestReason.UNAVAILABLE
+            failures.append(IngestFailure(0, documents[0].id, reason, "the store is slow"))
+        taken = len(documents) - len(failures)
+        return IngestReport(len(documents) - 1, taken, len(failures), tuple(failures))
 
     def queries(self) -> Queries:
         vectors = circle()[:1]
@@ -121,6 +143,16 @@ def test_a_collection_that_lost_documents_is_no_truth() -> None:
     del scripted.vectors["d03"]
     with pytest.raises(ConfigError, match="29 of the 30 documents"):
         scripted.queries()
+
+
+def test_what_the_server_could_not_take_is_sent_again_and_what_is_bad_is_left_out() -> None:
+    documents = [IngestDocument("a", "text"), IngestDocument("b", ""), IngestDocument("c", "text")]
+    scripted = ScriptedClient([], [], unavailable=2)
+    found = index_all(scripted.client, "c", documents)
+    assert [one.id for one in found] == ["a", "c"]
+    assert scripted.attempts == 3
+    with pytest.raises(StoreUnavailable, match=r"1 of 3 documents .* the store is slow"):
+        index_all(ScriptedClient([], [], unavailable=9).client, "c", documents)
 
 
 def test_the_machine_is_described_without_names_or_paths() -> None:

@@ -93,13 +93,13 @@ async def test_every_message_is_acknowledged_by_its_last_offset_in_order(
 
 async def test_errors_carry_the_offset_and_never_end_the_stream(rooms: Rooms, stub: Any) -> None:
     first = message(10, "good", "", "good")
-    first.documents[2].document.fields["odd"].SetInParent()
+    first.documents[0].document.fields["odd"].SetInParent()
     second = message(13, "good", "good")
     second.documents[0].document.id = second.documents[1].document.id = "same"
     responses = await answers(stub, [first, second, message(15, "good")])
     assert [one.acknowledged_offset for one in responses] == [12, 14, 15]
-    assert errors(responses[0]) == [(11, "d11", INVALID), (12, "d12", INVALID)]
-    assert "document.fields.odd" in responses[0].errors[1].message
+    assert errors(responses[0]) == [(10, "d10", INVALID), (11, "d11", INVALID)]
+    assert "document.fields.odd" in responses[0].errors[0].message
     assert errors(responses[1]) == [(13, "same", SUPERSEDED)]
     assert [one.indexed for one in responses] == [1, 1, 1]
 
