@@ -3,7 +3,6 @@
 nestvec serve &
 python examples/async_searches.py 127.0.0.1:7700
 """
-# ruff: noqa: T201  an example shows what it found
 
 import asyncio
 import sys

@@ -6,7 +6,6 @@ and another model's are refused. Here `encode` is a stand-in for your model.
     nestvec serve &
     python examples/own_vectors.py 127.0.0.1:7700
 """
-# ruff: noqa: T201  an example shows what it found
 
 import sys
 

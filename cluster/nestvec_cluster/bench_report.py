@@ -66,6 +66,9 @@ def _exhaustive(report: Mapping[str, Any]) -> list[str]:
                 f"; fetching all {against['fetched_mean']:,.0f} candidates finds "
                 f"{against['lost']} other hits of {against['hits']:,}"
             )
+        if one["degradations"]:
+            taken = ", ".join(f"{count} {kind}" for kind, count in one["degradations"].items())
+            line += f"; degraded answers: {taken}"
         lines.append(f"{line}.")
     return lines
 

@@ -104,7 +104,8 @@ def serve(
         str | None, typer.Option(help="A folder, a known model's name, or `default`.")
     ] = None,
     log_level: Annotated[
-        str | None, typer.Option(help="debug, info, warning or error; warning by default.")
+        str | None,
+        typer.Option(help="debug, info (a line a request; the default), warning or error."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Announce as one line of JSON, and log as JSON.")
@@ -122,7 +123,7 @@ def serve(
         "server.port": port,
         "store.data_dir": None if data_dir is None else str(data_dir),
         "encoder.model": model,
-        "log.level": log_level or ("warning" if config is None else None),
+        "log.level": log_level,
         "log.format": "json" if as_json else None,
     }
     settings = load_settings(

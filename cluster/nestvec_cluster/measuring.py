@@ -76,7 +76,10 @@ class Losses:
 
 @dataclass(frozen=True, slots=True)
 class ClassQuality:
-    """One class over all queries. stages_ms: the median of each, as the server tells them."""
+    """One class over all queries. stages_ms: the median of each, as the server tells them.
+    degradations: answers by what was taken from them, exhaustive ones included; none on a healthy
+    machine, and figures with many of them are those of a sick one.
+    """
 
     coarse_dim: int
     scoring_dim: int
@@ -86,6 +89,7 @@ class ClassQuality:
     fetched_p95: float
     stages_ms: dict[str, float]
     certificates: dict[str, int]
+    degradations: dict[str, int]
     losses: Losses | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class ClassQuality:
             "fetched_p95": self.fetched_p95,
             "stages_ms": self.stages_ms,
             "certificates": self.certificates,
+            "degradations": self.degradations,
         }
         if self.losses is not None:
             report["exhaustive"] = {
@@ -242,6 +247,9 @@ def measure_quality(
             for stage in explained[0].stages
         },
         certificates=dict(Counter(one.certificate.value for one in results)),
+        degradations=dict(
+            Counter(taken.kind for one in (*results, *against) for taken in one.degradations)
+        ),
         losses=_losses(results, against) if against else None,
     )
 

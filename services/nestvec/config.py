@@ -137,6 +137,7 @@ class LimitsSection(_Section):
     max_candidates: int = Field(10_000, ge=1)
     max_batch: int = Field(256, ge=1)
     max_text_bytes: int = Field(32 * _KIB, ge=1)
+    max_ids: int = Field(1024, ge=1, description="Of one GetDocuments.")
 
 
 class LogSection(_Section):

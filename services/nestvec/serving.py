@@ -9,14 +9,15 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 import prometheus_client
 import threadpoolctl
 
 import nestvec
-from nestvec.config import Settings, load_settings
-from nestvec.core.errors import NestvecError
+from nestvec.config import ServerSection, Settings, load_settings
+from nestvec.core.errors import ConfigError, NestvecError
 from nestvec.rpc.clients import channel_to
 from nestvec.rpc.server import Mounted, Server, ServerLimits
 from nestvec.telemetry import metrics
@@ -48,21 +49,39 @@ async def serve(settings: Settings, opener: Opener, on_ready: Callable[[str], No
     """Open, listen, tell the address, wait for SIGTERM or SIGINT, drain, close."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def on_signal() -> None:
+        # A second one means now: during start-up and drain as well.
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     async with AsyncExitStack() as stack:
         if settings.server.metrics_port is not None:
-            metrics.BUILD.labels(nestvec.__version__).set(1)
-            exporter, _ = prometheus_client.start_http_server(
-                settings.server.metrics_port, settings.server.host
-            )
-            stack.callback(exporter.shutdown)
+            stack.callback(_export_metrics(settings.server).shutdown)
         server = await listen(settings, await opener(settings, stack), stack)
         address = f"{settings.server.host}:{server.port}"
         _log.info("server.started", address=address)
         on_ready(address)
         await stop.wait()
         _log.info("server.draining")
+
+
+def _export_metrics(section: ServerSection) -> WSGIServer:
+    assert section.metrics_port is not None
+    metrics.BUILD.labels(nestvec.__version__).set(1)
+    try:
+        exporter, _ = prometheus_client.start_http_server(section.metrics_port, section.host)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot serve metrics on {section.host}:{section.metrics_port} ({error.strerror}); "
+            f"stop what holds the port, or choose another server.metrics_port"
+        ) from None
+    return exporter
 
 
 def tune_process() -> None:

@@ -34,6 +34,10 @@ async def begin(executor: BoundedExecutor, gate: Gate) -> asyncio.Task[int]:
     return task
 
 
+def idle(executor: BoundedExecutor) -> bool:
+    return executor.idle
+
+
 async def free(executor: BoundedExecutor) -> None:
     """Wait until a call is taken again."""
 
@@ -81,12 +85,12 @@ async def test_time_that_is_up_names_the_stage_and_leaves_the_place_taken() -> N
     executor, gate = BoundedExecutor("test", threads=1, waiting=0), Gate()
     with pytest.raises(BudgetSpent, match="'coarse'"):
         await executor.run("coarse", 0.02, gate.work)
-    assert not executor.idle
+    assert not idle(executor)
     with pytest.raises(Overloaded):
         await executor.run("stage", None, gate.work)
     gate.let.set()
     await free(executor)
-    assert executor.idle
+    assert idle(executor)
     executor.close()
 
 
@@ -96,7 +100,7 @@ async def test_a_caller_that_goes_away_leaves_the_place_taken_too() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not executor.idle
+    assert not idle(executor)
     with pytest.raises(Overloaded):
         await executor.run("stage", None, gate.work)
     gate.let.set()
@@ -156,16 +160,16 @@ async def test_a_late_failure_of_a_call_given_up_disturbs_nobody(
 
 async def test_idle_means_that_nothing_runs_or_waits() -> None:
     executor, gate = BoundedExecutor("test", threads=1, waiting=4), Gate()
-    assert executor.idle
+    assert idle(executor)
     task = await begin(executor, gate)
-    assert not executor.idle
+    assert not idle(executor)
     gate.let.set()
     await task
 
-    async def idle() -> bool:
-        return executor.idle
+    async def at_rest() -> bool:
+        return idle(executor)
 
-    await eventually(idle)
+    await eventually(at_rest)
     executor.close()
 
 
@@ -194,8 +198,8 @@ async def test_many_calls_leave_no_place_taken() -> None:
     )
     assert [type(result) for result in results] == [int, ZeroDivisionError] * 40
 
-    async def idle() -> bool:
-        return executor.idle
+    async def at_rest() -> bool:
+        return idle(executor)
 
-    await eventually(idle)
+    await eventually(at_rest)
     executor.close()

@@ -66,7 +66,7 @@ class FaissFactory:
     """Builds the index of a segment. Fills ports.CoarseIndexFactory."""
 
     def __init__(self, threads: int = 1, exact_rows: int = _EXACT_ROWS, use_gpu: bool = True):
-        """threads: for builds and for batches of queries. exact_rows: smaller segments are
+        """threads: for batches of queries. exact_rows: smaller segments are
         scanned exactly, and any that is too small to train on. use_gpu: where FAISS sees one.
         """
         self._faiss = import_faiss()
@@ -83,8 +83,10 @@ class FaissFactory:
     def build(self, prefixes: Floats) -> CoarseIndex:
         """prefixes: (rows, dim) float32, unit."""
         rows, dim = prefixes.shape
-        # The setting is per calling thread (OpenMP), so each build and search makes its own.
-        self._faiss.omp_set_num_threads(self._threads)
+        # The setting is per calling thread (OpenMP), so each build and search makes its own. One
+        # thread trains on 200,000 rows in 2 s; two wait for each other at every step, which on a
+        # machine that others use has taken a minute.
+        self._faiss.omp_set_num_threads(1)
         if rows < self._exact_rows:
             return CpuIndex(self._faiss, self._filled("Flat", prefixes), "flat", self._threads)
         if self._gpu is not None:

@@ -131,6 +131,7 @@ def server_info(message: admin_pb2.DescribeServerResponse) -> ServerInfo:
             message.max_candidates,
             message.max_batch,
             message.max_text_bytes,
+            message.max_ids,
             message.max_message_bytes,
         ),
     )

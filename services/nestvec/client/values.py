@@ -222,6 +222,7 @@ class ServerLimits:
     max_candidates: int
     max_batch: int
     max_text_bytes: int
+    max_ids: int
     max_message_bytes: int
 
 

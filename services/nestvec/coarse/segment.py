@@ -52,6 +52,12 @@ class Columns:
         prefixes = Int8Codes(self.prefixes.codes[rows], self.prefixes.scales[rows])
         return Columns(self.ids[rows], prefixes, self.sketch.take(rows))
 
+    def plain(self, rows: np.ndarray, unit_head: Floats) -> tuple[Ids, Floats]:
+        """Ids and prefix cosines of some rows. unit_head: (dim,) float32, the query's prefix."""
+        codes = self.prefixes.codes.take(rows, axis=0).astype(np.float32)
+        scores: Floats = (codes @ unit_head) * self.prefixes.scales.take(rows)
+        return self.ids.take(rows), scores
+
     def rows_of(self, ids: Ids) -> np.ndarray:
         """Row numbers of those of `ids` that are here."""
         if not len(self.ids):

@@ -188,14 +188,11 @@ def _plain(
     parts: Sequence[tuple[Columns, np.ndarray]], unit_head: Floats, count: int
 ) -> CoarseHits:
     """The tier's own cosines, from the int8 prefixes; the sketch is not touched."""
-    ids = np.concatenate([columns.ids[rows] for columns, rows in parts])
-    scores = np.concatenate(
-        [
-            (columns.prefixes.codes[rows].astype(np.float32) @ unit_head)
-            * columns.prefixes.scales[rows]
-            for columns, rows in parts
-        ]
-    )
+    found = [columns.plain(rows, unit_head) for columns, rows in parts]
+    ids, scores = found[0]
+    if len(found) > 1:
+        ids = np.concatenate([part[0] for part in found])
+        scores = np.concatenate([part[1] for part in found])
     best = np.lexsort((ids, -scores))[:count]
     return CoarseHits(ids[best], scores[best], np.zeros(len(best), np.float32), None)
 

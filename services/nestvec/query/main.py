@@ -26,9 +26,8 @@ def search_classes(settings: Settings) -> list[SearchClass]:
 
 def open_documents(settings: Settings, catalogue: Catalogue, store: VectorStore) -> Documents:
     """The reader of documents, with the settings' limits."""
-    # Reading by id costs less than a query, so four times as many are allowed.
-    max_ids = 4 * settings.limits.max_batch
-    return Documents(catalogue, store, max_ids, settings.store.payload_cache_bytes)
+    cache_bytes = settings.store.payload_cache_bytes
+    return Documents(catalogue, store, settings.limits.max_ids, cache_bytes)
 
 
 def query_app(
@@ -40,7 +39,7 @@ def query_app(
     documents: Documents,
 ) -> QueryApp:
     """The application, with the settings' classes and limits."""
-    limits = Limits(**settings.limits.model_dump())
+    limits = Limits(**settings.limits.model_dump(exclude={"max_ids"}))
     return QueryApp(
         catalogue, encoder, shards, reranker, documents, search_classes(settings), limits
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
 from typing import Any
 
@@ -149,7 +150,8 @@ def _options(message: query_pb2.SearchOptions) -> SearchOptions:
 
 
 def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.SearchResponse:
-    _tell(answer)
+    # Once the response is on its way: nobody waits for a log line.
+    asyncio.get_running_loop().call_soon(_tell, answer)
     fingerprint = answer.collection.space.fingerprint
     response = query_pb2.SearchResponse(
         coarse_space=common_pb2.SpaceRef(fingerprint=fingerprint, dim=answer.plan.coarse_dim),

@@ -22,13 +22,12 @@ from nestvec.core.merge import ranked
 from nestvec.core.ports import RerankAnswer, RerankQuery, VectorStore
 from nestvec.core.scoring import exact_scores, failure_probability
 
-# The first block settles a k-th best score to hold the bounds against; it is asked for more than k
-# since the best bounds are not quite the best scores.
-_FIRST_BLOCK_PER_K = 2
-_FIRST_BLOCK_LEAST = 32
-# A round trip costs about as much as 20 more vectors in it. At 200,000 texts, 32 and 32 fetch 53
-# vectors in 2.0 round trips; 24 and 16 fetch 51 in 3.1 (benchmarks/RESULTS.md).
-_NEXT_BLOCK = 32
+# The first block is what would be needed if the k-th best score were this many standard deviations
+# below the k-th best estimate, and the next ones are what is then left. At 200,000 texts that takes
+# 1.3 round trips and 54 vectors; blocks of 32 take 2.0 and 53, blocks of 16 take 3.1 and 51
+# (benchmarks/RESULTS.md).
+_FIRST_BLOCK_SIGMAS = 0.5
+_LARGEST_BLOCK = 64
 _EXHAUSTIVE_BLOCK = 512
 # A cosine, but for what rounding in the store (int8 most) adds to a vector's length.
 _LARGEST_SCORE = 1.05
@@ -88,12 +87,12 @@ class RerankApp:
         if query.exhaustive:
             return min(left, _EXHAUSTIVE_BLOCK)
         if progress.position == 0:
-            return min(left, max(_FIRST_BLOCK_LEAST, _FIRST_BLOCK_PER_K * query.k))
+            return _first_block(progress, query)
         # An equal bound may still tie, and ties are settled by id: only a lower one is out.
         hopeful = np.searchsorted(
             -progress.uppers[progress.position :], -progress.kth_score(query.k), side="right"
         )
-        return min(int(hopeful), _NEXT_BLOCK)
+        return min(int(hopeful), _LARGEST_BLOCK)
 
     async def _fetch(
         self,
@@ -127,6 +126,20 @@ class RerankApp:
         progress.ids.append(ids[sound][possible])
         progress.scores.append(scores[possible])
         progress.position += block
+
+
+def _first_block(progress: _Progress, query: RerankQuery) -> int:
+    """How many candidates would be fetched if the estimates were the scores, and a few more."""
+    estimates, half_widths = query.candidates.estimates, query.candidates.half_widths
+    count = len(estimates)
+    if count <= query.k:
+        return count
+    kth_estimate = np.partition(estimates, count - query.k)[count - query.k]
+    sigma = half_widths[progress.order[:_LARGEST_BLOCK]].mean() / query.bound_z
+    needed = np.searchsorted(
+        -progress.uppers, -(kth_estimate - _FIRST_BLOCK_SIGMAS * sigma), side="right"
+    )
+    return max(query.k, min(int(needed), 2 * _LARGEST_BLOCK))
 
 
 def _answer(query: RerankQuery, progress: _Progress, complete: bool) -> RerankAnswer:

@@ -356,12 +356,15 @@ class DescribeServerResponse(_message.Message):
     MAX_BATCH_FIELD_NUMBER: _builtins.int
     MAX_TEXT_BYTES_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_IDS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     max_k: _builtins.int
     max_candidates: _builtins.int
     max_batch: _builtins.int
     max_text_bytes: _builtins.int
     max_message_bytes: _builtins.int
+    max_ids: _builtins.int
+    """Of one GetDocuments."""
     @_builtins.property
     def space(self) -> _common_pb2.SpaceDescription: ...
     @_builtins.property
@@ -377,10 +380,11 @@ class DescribeServerResponse(_message.Message):
         max_batch: _builtins.int = ...,
         max_text_bytes: _builtins.int = ...,
         max_message_bytes: _builtins.int = ...,
+        max_ids: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_candidates", b"max_candidates", "max_k", b"max_k", "max_message_bytes", b"max_message_bytes", "max_text_bytes", b"max_text_bytes", "search_classes", b"search_classes", "space", b"space", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_candidates", b"max_candidates", "max_ids", b"max_ids", "max_k", b"max_k", "max_message_bytes", b"max_message_bytes", "max_text_bytes", b"max_text_bytes", "search_classes", b"search_classes", "space", b"space", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,7 +87,9 @@ class IngestDocumentsRequest(_message.Message):
     """
     @_builtins.property
     def vector_space(self) -> _common_pb2.SpaceRef:
-        """Read from the first message: required when documents bring vectors."""
+        """Read from the first message: required when documents bring vectors. A dim of 0 lets each
+        vector have the space's full dimension or the collection's store_dim.
+        """
 
     @_builtins.property
     def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngestDocument]: ...

@@ -51,8 +51,9 @@ class IngestServiceServicer(object):
 
     def IngestDocuments(self, request_iterator, context):
         """Writes documents. The server acknowledges every offset once, in ranges, and reports each
-        document that it refused; a bad document never ends the stream. Sending the same id again
-        replaces the document.
+        document that it refused; a bad document never ends the stream (bytes that are no message of
+        this kind, such as a text that is not UTF-8, do). Sending the same id again replaces the
+        document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,8 +33,9 @@ class IngestServiceStub:
     def __new__(cls, channel: _aio.Channel) -> IngestServiceAsyncStub: ...
     IngestDocuments: _grpc.StreamStreamMultiCallable[_ingest_pb2.IngestDocumentsRequest, _ingest_pb2.IngestDocumentsResponse]
     """Writes documents. The server acknowledges every offset once, in ranges, and reports each
-    document that it refused; a bad document never ends the stream. Sending the same id again
-    replaces the document.
+    document that it refused; a bad document never ends the stream (bytes that are no message of
+    this kind, such as a text that is not UTF-8, do). Sending the same id again replaces the
+    document.
     """
     DeleteDocuments: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.DeleteDocumentsRequest, _ingest_pb2.DeleteDocumentsResponse]
     """Deletes documents. Ids that name nothing are reported, not an error."""
@@ -44,8 +45,9 @@ class IngestServiceAsyncStub(IngestServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     IngestDocuments: _aio.StreamStreamMultiCallable[_ingest_pb2.IngestDocumentsRequest, _ingest_pb2.IngestDocumentsResponse]  # type: ignore[assignment]
     """Writes documents. The server acknowledges every offset once, in ranges, and reports each
-    document that it refused; a bad document never ends the stream. Sending the same id again
-    replaces the document.
+    document that it refused; a bad document never ends the stream (bytes that are no message of
+    this kind, such as a text that is not UTF-8, do). Sending the same id again replaces the
+    document.
     """
     DeleteDocuments: _aio.UnaryUnaryMultiCallable[_ingest_pb2.DeleteDocumentsRequest, _ingest_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
     """Deletes documents. Ids that name nothing are reported, not an error."""
@@ -58,8 +60,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingest_pb2.IngestDocumentsResponse], _abc.AsyncIterator[_ingest_pb2.IngestDocumentsResponse]]:
         """Writes documents. The server acknowledges every offset once, in ranges, and reports each
-        document that it refused; a bad document never ends the stream. Sending the same id again
-        replaces the document.
+        document that it refused; a bad document never ends the stream (bytes that are no message of
+        this kind, such as a text that is not UTF-8, do). Sending the same id again replaces the
+        document.
         """
 
     @_abc_1.abstractmethod

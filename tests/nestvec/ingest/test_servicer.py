@@ -16,6 +16,8 @@ from nestvec.ingest import servicer as ingest_servicer
 from nestvec.ingest.app import IngestApp
 from nestvec.rpc.server import Server, ServerLimits
 from nestvec.v1 import common_pb2, ingest_pb2, ingest_pb2_grpc
+from nestvec.v1.ingest_pb2 import IngestDocumentsRequest as Request
+from nestvec.v1.ingest_pb2 import IngestDocumentsResponse as Response
 from tests.nestvec.core.synthetic import mrl_like
 from tests.support.rooms import (
     PATIENT_S,
@@ -28,7 +30,6 @@ from tests.support.rooms import (
     waiting_for,
 )
 
-Request, Response = ingest_pb2.IngestDocumentsRequest, ingest_pb2.IngestDocumentsResponse
 INVALID = ingest_pb2.INGEST_ERROR_REASON_INVALID
 UNAVAILABLE = ingest_pb2.INGEST_ERROR_REASON_UNAVAILABLE
 SUPERSEDED = ingest_pb2.INGEST_ERROR_REASON_SUPERSEDED

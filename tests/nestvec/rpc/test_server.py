@@ -273,13 +273,16 @@ async def test_a_deadline_that_passes_ends_the_call_here_and_there() -> None:
     ended = asyncio.Event()
 
     async def sleep(request: Any, context: Any) -> Any:
+        if request.text == "connect":
+            return await echo(request, context)
         try:
             await asyncio.sleep(PATIENT_S)
         finally:
             ended.set()
 
     async with serving(sleep) as (_, channel):
-        error = await failing(channel, timeout=0.1)
+        await search(channel, "connect")
+        error = await failing(channel, timeout=0.3)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await asyncio.wait_for(ended.wait(), PATIENT_S)
 
@@ -465,7 +468,7 @@ async def test_stopping_lets_a_call_in_flight_finish_and_takes_no_new_one() -> N
         in_flight = search(channel, "in flight")
         await begun.wait()
         stopping = asyncio.create_task(server.stop())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
         error = await failing(channel, "too late", timeout=2.0)
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert not stopping.done()

@@ -102,7 +102,7 @@ def test_a_users_card_is_read(tmp_path: Path) -> None:
         ({"dim": "many"}, "dim: Input should be a valid integer"),
         ({"trained_dims": [64, 16]}, "must ascend"),
         ({"trained_dims": [16, 32]}, "must end with the full dimension 64"),
-        ({"dim": 0, "trained_dims": []}, "dim is 0, expected a positive number"),
+        ({"dim": 0, "trained_dims": []}, "dim is 0, expected 1 to 65,535"),
     ],
 )
 def test_a_wrong_card_says_where_it_is_wrong(
