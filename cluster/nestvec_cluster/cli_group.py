@@ -38,7 +38,7 @@ class LateCommand(typer.core.TyperCommand):
         """Where a command begins to be run, completed or explained."""
         module, _, function = self._target.partition(":")
         late = typer.Typer(add_completion=False)
-        late.command(self.name, help=self.help)(getattr(importlib.import_module(module), function))
+        late.command(self.name)(getattr(importlib.import_module(module), function))
         return typer.main.get_command(late).make_context(*arguments, **named)
 
 

@@ -59,7 +59,7 @@ class StoreSection(_Section):
     dtype: Literal["fp32", "fp16", "int8"] = Field(
         "fp16", description="How new collections keep full vectors."
     )
-    timeout_s: float = Field(2.0, gt=0, description="Of one round trip.")
+    timeout_s: float = Field(5.0, gt=0, description="Of one round trip.")
     max_connections: int = Field(32, ge=1)
     payload_cache_bytes: int = Field(
         64 * _KIB * _KIB, ge=0, description="Of documents kept for hits; 0 keeps none."

@@ -351,6 +351,27 @@ async def test_a_collection_made_anew_is_served_by_processes_that_knew_the_old_o
     assert answer.reranked
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 0}, "k: 0, expected 1 or more"),
+        ({"bound_z": 0.0}, "bound_z: 0.0, expected more than 0"),
+        ({"bound_z": float("nan")}, "bound_z: nan"),
+        ({"query": np.zeros(0, np.float32)}, "query: 0 vectors, expected 1"),
+        ({"query": np.zeros(128, np.float32)}, "query: 2 vectors, expected 1"),
+        ({"query": np.zeros(63, np.float32)}, "query: 252 bytes are not a whole number of 64-d"),
+    ],
+)
+async def test_a_rerank_that_makes_no_sense_is_refused_by_field(
+    house: House, changes: dict[str, Any], message: str
+) -> None:
+    docs = await house.fill()
+    no_ids, empty = np.empty(0, np.int64), np.empty(0, np.float32)
+    query = RerankQuery(a_query(docs).queries[0], CoarseHits(no_ids, empty, empty, None), 5, 5.0)
+    with pytest.raises(InvalidRequest, match=message):
+        await house.rerankers["there"].rerank(docs, replace(query, **changes), PATIENT_S)
+
+
 async def test_rows_that_do_not_match_their_ids_are_refused(house: House) -> None:
     docs = await house.fill()
     rows = CoarseRows(np.arange(3), a_query(docs).queries, np.empty(0, np.int64))

@@ -33,6 +33,7 @@ _AFTER_FAILURE_S = 5.0
 _ROUNDING = 0.1
 # Rows times dimensions: about 0.3 ms of a 4-bit scan on one core.
 _INLINE_SCAN = 200_000 * 128
+_INLINE_SCAN_ALONE = 250_000 * 256
 _log = logger()
 
 
@@ -86,9 +87,7 @@ class CoarseApp:
             raise InvalidRequest("coarse_dim", f"tier {query.coarse_dim} is not loaded here")
         _check(query, served.collection)
         search = partial(tier.search, query.queries, query.count, query.bound_z)
-        plain = query.bound_z is None and len(query.queries) == 1
-        if plain and self._search_threads.idle and tier.scan_size <= _INLINE_SCAN:
-            # Handing so short a scan to a thread and back takes as long as the scan.
+        if _runs_inline(query, tier) and self._search_threads.idle:
             hits, documents = search()
         else:
             hits, documents = await self._search_threads.run("coarse", timeout_s, search)
@@ -242,6 +241,19 @@ class CoarseApp:
         # Off the event loop: a merge that runs is waited for.
         for threads in (self._search_threads, self._write_threads, self._upkeep_threads):
             await asyncio.to_thread(threads.close)
+
+
+def _runs_inline(query: CoarseQuery, tier: Tier) -> bool:
+    """Whether handing the search to a thread and back costs more than it saves.
+
+    A plain scan so short takes as long as the hand-over. A bounded one takes longer, and is worth a
+    core of its own as soon as anybody else waits for the event loop.
+    """
+    if len(query.queries) > 1:
+        return False
+    if query.bound_z is None:
+        return tier.scan_size <= _INLINE_SCAN
+    return query.alone and tier.scan_size <= _INLINE_SCAN_ALONE
 
 
 def _check(query: CoarseQuery, collection: Collection) -> None:

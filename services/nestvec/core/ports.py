@@ -100,7 +100,9 @@ class CoarseQuery:
     """A question to one shard.
 
     queries: (n, store_dim) float32, unit. bound_z: how many standard deviations the bounds span;
-    None asks for plain tier scores (the cosine of renormalised prefixes) and no bounds.
+    None asks for plain tier scores (the cosine of renormalised prefixes) and no bounds. alone: no
+    other query is under way in this process, so that one in the same process may answer on the
+    event loop, where handing a short search to a thread would only cost time. Not on the wire.
     """
 
     collection: str
@@ -110,6 +112,7 @@ class CoarseQuery:
     coarse_dim: int
     count: int
     bound_z: float | None
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,10 @@ class SketchColumns:
     def take(self, rows: np.ndarray) -> SketchColumns:
         """The columns of some rows."""
         return SketchColumns(
-            self.bits[rows], self.head_norms[rows], self.tail_norms[rows], self.corrections[rows]
+            self.bits.take(rows, axis=0),
+            self.head_norms.take(rows),
+            self.tail_norms.take(rows),
+            self.corrections.take(rows),
         )
 
 
@@ -139,7 +142,7 @@ class TailSketch:
         tables = (padded.reshape(self._groups, 8) @ _SIGNS_OF_BYTE.T).ravel()
         return SketchQuery(
             tables=tables,
-            offsets=np.arange(self._groups, dtype=np.int32) * 256,
+            offsets=np.arange(self._groups, dtype=np.intp) * 256,
             head_norm=float(np.linalg.norm(head)),
             tail_norm=float(np.linalg.norm(tail)),
             tail_dim=self.tail_dim,

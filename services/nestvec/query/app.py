@@ -72,6 +72,7 @@ class QueryApp:
         self._documents = documents
         self.classes = {one.name: one for one in classes}
         self.limits = limits
+        self._under_way = 0
 
     async def search(
         self,
@@ -81,6 +82,19 @@ class QueryApp:
         timeout_s: float,
     ) -> list[Answer]:
         """One answer a query, in order. All of one collection, class and deadline."""
+        self._under_way += 1
+        try:
+            return await self._search(collection_name, queries, options, timeout_s)
+        finally:
+            self._under_way -= 1
+
+    async def _search(
+        self,
+        collection_name: str,
+        queries: Sequence[str] | Vectors,
+        options: SearchOptions,
+        timeout_s: float,
+    ) -> list[Answer]:
         budget = Budget.of(timeout_s, time.monotonic)
         collection = await self._catalogue.get(collection_name)
         plan = make_plan(options, self.classes, self.limits, collection)
@@ -95,6 +109,7 @@ class QueryApp:
             coarse_dim=plan.coarse_dim,
             count=plan.candidates if plan.rerank else plan.k,
             bound_z=BOUND_Z if plan.rerank else None,
+            alone=self._under_way == 1,
         )
         keep_s = _KEEP_FOR_PAYLOAD_S + (_KEEP_FOR_RERANK_S if plan.rerank else 0.0)
         try:

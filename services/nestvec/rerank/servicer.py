@@ -35,6 +35,8 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
             raise InvalidRequest("query", f"{len(vectors)} vectors, expected 1")
         if request.k < 1:
             raise InvalidRequest("k", f"{request.k}, expected 1 or more")
+        if not request.bound_z > 0.0:
+            raise InvalidRequest("bound_z", f"{request.bound_z}, expected more than 0")
         query = RerankQuery(
             vectors[0],
             hits_from_wire(request.candidates),

@@ -96,7 +96,9 @@ def test_a_write_is_never_tried_again(
 ) -> None:
     refusal = _failing(StoreUnavailable("store is down"))
     script = Script(create=refusal, delete=refusal, ingest=refusal)
-    with scripted_server(script) as address, pytest.raises(NestvecError, match="store is down"):
+    # grpc.aio drops the status of a stream that ends while it is being written to (grpc#36066).
+    said = "store is down|lost the reason" if method == "IngestDocuments" else "store is down"
+    with scripted_server(script) as address, pytest.raises(NestvecError, match=said):
         write(connect(address))
     assert script.calls.count(method) == 1
 
@@ -161,12 +163,12 @@ def test_wait_for_ready_waits_for_a_server_that_is_still_starting(connect: Conne
         time.sleep(0.3)
         with scripted_server(script, port):
             started.set()
-            finished.wait(30)
+            finished.wait(90)
 
     thread = threading.Thread(target=serve_late)
     thread.start()
     try:
-        connect(f"127.0.0.1:{port}", wait_for_ready=True).search("docs", "text")
+        connect(f"127.0.0.1:{port}", wait_for_ready=True, timeout_s=60.0).search("docs", "text")
         assert started.is_set()
     finally:
         finished.set()
