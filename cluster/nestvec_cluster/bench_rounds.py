@@ -13,10 +13,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
-from nestvec.client import AsyncNestvecClient, NestvecClient
+from nestvec.client import AsyncNestvecClient
 from nestvec.quality.timing import Timing, summarise, timed
 from nestvec.v1 import query_pb2, query_pb2_grpc
 from nestvec_cluster.background import run_on_fastest_loop
@@ -89,16 +90,17 @@ def measure_latencies(
     rounds: int,
     on_progress: Callable[[int], None],
 ) -> dict[str, list[Timing]]:
-    """One timing a lane and round, from one thread of the blocking client."""
+    """One timing a lane and round, from one thread and gRPC's own blocking stubs for both."""
     with (
-        NestvecClient(target.address, timeout_s=_TIMEOUT_S) as client,
+        grpc.insecure_channel(target.address) as engine,
         grpc.insecure_channel(target.echo_address) as channel,
     ):
+        stub = query_pb2_grpc.QueryServiceStub(engine)
         echo: Lane = channel.unary_unary(ECHO_METHOD)
         lanes: dict[str, Lane] = {}
         for name in target.classes:
             lanes[echo_of(name)] = _echo_lane(echo, payloads[name])
-            lanes[name] = _class_lane(client, target.collection, name)
+            lanes[name] = _class_lane(stub, target.collection, name)
         _one_round(lanes, texts[:_BLOCK])  # warm
         timings: dict[str, list[Timing]] = {name: [] for name in lanes}
         for number in range(rounds):
@@ -108,8 +110,15 @@ def measure_latencies(
     return timings
 
 
-def _class_lane(client: NestvecClient, collection: str, search_class: str) -> Lane:
-    return lambda text: client.search(collection, text, search_class=search_class, k=HITS)
+def _class_lane(stub: Any, collection: str, search_class: str) -> Lane:
+    """The server's time and gRPC's: the SDK's value objects come on top of it."""
+    options = query_pb2.SearchOptions(search_class=search_class, k=HITS)
+
+    def ask(text: str) -> object:
+        request = query_pb2.SearchRequest(collection=collection, text=text, options=options)
+        return stub.Search(request, timeout=_TIMEOUT_S)
+
+    return ask
 
 
 def _echo_lane(echo: Lane, payload: Payload) -> Lane:

@@ -190,6 +190,23 @@ async def open_rooms(
         await encoder_app.close()
 
 
+class SpyLog:
+    """A logger that keeps its lines: structlog's own capture misses loggers used before it."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, object]] = []
+
+    def info(self, event: str, **fields: object) -> None:
+        """One line."""
+        self.lines.append({"event": event, **fields})
+
+    error = warning = info
+
+    def named(self, event: str) -> list[dict[str, object]]:
+        """The lines of one event."""
+        return [line for line in self.lines if line["event"] == event]
+
+
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
     """Wait until `holds` does; what never does fails the test."""
     async with asyncio.timeout(PATIENT_S):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-import structlog
 from prometheus_client import REGISTRY
 
 from nestvec.core.codec import floats_from_bytes
@@ -19,7 +17,15 @@ from nestvec.core.space import Role
 from nestvec.query import servicer as query_servicer
 from nestvec.rpc.server import Server, ServerLimits
 from nestvec.v1 import common_pb2, query_pb2, query_pb2_grpc
-from tests.support.rooms import PATIENT_S, FaultyStore, Rooms, open_rooms, raising
+from tests.support.rooms import (
+    PATIENT_S,
+    FaultyStore,
+    Rooms,
+    SpyLog,
+    eventually,
+    open_rooms,
+    raising,
+)
 
 DOCUMENTS = [
     Document(f"d{number:02}", f"text number {number}", {"n": number, "even": number % 2 == 0})
@@ -207,18 +213,19 @@ async def test_the_tier_is_on_the_log_line_and_the_counter_and_the_text_is_on_ne
         "certificate": "none",
     }
     before = counted(**labels)
-    logs = structlog.testing.LogCapture()
-    monkeypatch.setattr(query_servicer, "_log", structlog.wrap_logger(None, processors=[logs]))
+    log = SpyLog()
+    monkeypatch.setattr(query_servicer, "_log", log)
     await search(stub, "a secret question", search_class="autocomplete", coarse_dim=32)
-    # Told once the response is on its way, so perhaps after it arrived.
-    for _ in range(1000):
-        if counted(**labels) != before:
-            break
-        await asyncio.sleep(0.01)
+
+    async def told() -> bool:
+        return bool(log.lines)
+
+    # Once the response is on its way, so perhaps after it arrived.
+    await eventually(told)
     assert counted(**labels) == before + 1
-    (line,) = [one for one in logs.entries if one["event"] == "search.completed"]
+    (line,) = log.named("search.completed")
     assert line["coarse_dim"] == line["scoring_dim"] == 32
     assert line["search_class"] == "autocomplete"
     assert line["collection"] == "docs"
     assert line["coverage"] == 1.0
-    assert "secret" not in str(logs.entries)
+    assert "secret" not in str(log.lines)

@@ -10,15 +10,16 @@ from typing import Any
 
 import grpc
 import pytest
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from nestvec.core.errors import ConfigError, NotFound
+from nestvec.rpc import interceptors
 from nestvec.rpc.server import Mounted, Server, ServerLimits, time_left_s
 from nestvec.rpc.status import error_from
 from nestvec.telemetry.logs import request_id
 from nestvec.v1 import ingest_pb2, ingest_pb2_grpc, query_pb2, query_pb2_grpc
+from tests.support.rooms import SpyLog
 
 PATIENT_S = 30.0
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
@@ -190,20 +191,24 @@ async def test_an_error_of_the_tree_reaches_the_caller_whole() -> None:
     assert (back.kind, back.name) == ("collection", "dox")
 
 
-async def test_a_bug_is_internal_with_the_id_to_quote_and_nothing_of_its_text() -> None:
+async def test_a_bug_is_internal_with_the_id_to_quote_and_nothing_of_its_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = SpyLog()
+    monkeypatch.setattr(interceptors, "_log", log)
+
     async def break_down(request: Any, context: Any) -> Any:
         secret = "password-1234"
         raise RuntimeError(f"no {secret}")
 
-    with structlog.testing.capture_logs() as logs:
-        async with serving(break_down) as (_, channel):
-            error = await failing(channel, metadata=(("x-request-id", "my-id-3"),))
+    async with serving(break_down) as (_, channel):
+        error = await failing(channel, metadata=(("x-request-id", "my-id-3"),))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert error.details() == "internal error; quote request id my-id-3"
     everything = repr(error.trailing_metadata()) + f"{error.details()} {error.debug_error_string()}"
     for leak in ("password", "RuntimeError", "Traceback", ".py"):
         assert leak not in everything.replace("test_server.py", "")
-    (logged,) = [one for one in logs if one["event"] == "rpc.failed"]
+    (logged,) = log.named("rpc.failed")
     assert str(logged["exc_info"]) == "no password-1234"
 
 
