@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from nestvec.adapters.models.card import CARD_FILE, ModelCard, card_in
 from nestvec.adapters.models.digest import digest_files
+from nestvec.adapters.models.words import WordTokens
 from nestvec.core.arrays import Floats, Ids, Int8s
 from nestvec.core.errors import ConfigError
 from nestvec.core.space import Space
@@ -62,6 +63,7 @@ class StaticModel:
         tokenizer.no_padding()
         self._space = space
         self._tokenizer = tokenizer
+        self._words = WordTokens.of(tokenizer)
         self._rows = rows
         self._row_scale = row_scale[:, None]
         self._column_scale = column_scale
@@ -118,8 +120,10 @@ class StaticModel:
 
         None for a text of more than one piece, or of no tokens.
         """
-        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        tokens = encoding.ids
+        tokens = self._words.ids(text) if self._words else None
+        if tokens is None:
+            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+            tokens = encoding.ids
         if not 0 < len(tokens) <= _PIECE_TOKENS:
             return None
         rows = self._scaled(np.array(tokens))
