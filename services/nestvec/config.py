@@ -9,10 +9,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nestvec.core.errors import ConfigError
 
@@ -138,6 +145,16 @@ class LimitsSection(_Section):
     max_batch: int = Field(256, ge=1)
     max_text_bytes: int = Field(32 * _KIB, ge=1)
     max_ids: int = Field(1024, ge=1, description="Of one GetDocuments.")
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Self:
+        """A rerank of fewer candidates than hits would give short answers without a word."""
+        if self.max_candidates < self.max_k:
+            raise ValueError(
+                f"max_candidates is {self.max_candidates}, less than max_k, {self.max_k}; "
+                f"expected at least as many"
+            )
+        return self
 
 
 class LogSection(_Section):

@@ -19,6 +19,7 @@ from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
     NotFound,
+    Overloaded,
     StoreUnavailable,
     WorkerUnavailable,
 )
@@ -187,7 +188,7 @@ class QueryApp:
             reranked = await self._reranker.rerank(
                 answer.collection, query, budget.stage_s("rerank", _KEEP_FOR_PAYLOAD_S)
             )
-        except (StoreUnavailable, WorkerUnavailable, BudgetSpent) as error:
+        except (StoreUnavailable, WorkerUnavailable, BudgetSpent, Overloaded) as error:
             if not answer.plan.search_class.degrade:
                 raise
             answer.degrade(

@@ -327,6 +327,60 @@ async def test_a_search_whose_time_is_up_keeps_its_place_until_its_thread_ends()
     await app.close()
 
 
+class NotingFactory(NumpyFactory):
+    """Notes in which thread each search ran."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    def build(self, prefixes: Floats) -> CoarseIndex:  # type: ignore[override]
+        return _Noting(self, super().build(prefixes))
+
+
+class _Noting:
+    kind, nbytes = "noting", 1
+
+    def __init__(self, factory: NotingFactory, index: CoarseIndex) -> None:
+        self._factory, self._index = factory, index
+
+    def search(
+        self, queries: Floats, count: int, allowed: Bools | None = None
+    ) -> tuple[Ids, Floats]:
+        self._factory.threads.append(threading.get_ident())
+        return self._index.search(queries, count, allowed)
+
+
+async def test_a_short_search_runs_where_it_stands_and_answers_as_in_a_thread(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory, here = NotingFactory(), threading.get_ident()
+    docs = await created(store, a_collection())
+    await written(store, docs, mrl_like(20, 64, seed=1))
+    app = CoarseApp(store, factory)
+    await app.open(docs)
+    two = np.concatenate([QUERY, QUERY])
+    plain = a_query(docs, count=5, bound_z=None)
+    bounded = a_query(docs, count=5)
+    for query, inline in (
+        (plain, True),
+        (replace(bounded, alone=True), True),
+        (bounded, False),
+        (replace(plain, queries=two), False),
+        (replace(bounded, queries=two, alone=True), False),
+    ):
+        answer = await app.search(query, PATIENT_S)
+        assert (factory.threads[-1] == here) is inline
+        with monkeypatch.context() as patch:
+            patch.setattr(app_module, "_INLINE_SCAN", 0)
+            patch.setattr(app_module, "_INLINE_SCAN_ALONE", 0)
+            in_thread = await app.search(query, PATIENT_S)
+        assert factory.threads[-1] != here
+        for one, other in zip(answer.hits, in_thread.hits, strict=True):
+            assert one.ids.tolist() == other.ids.tolist()
+            assert one.estimates.tolist() == other.estimates.tolist()
+    await app.close()
+
+
 # --- changes --------------------------------------------------------------------------------------
 
 
