@@ -70,7 +70,7 @@ class Tier:
         """
         state = self._state
         heads = queries[:, : self.dim]
-        norms = np.sqrt(np.square(heads).sum(axis=1, keepdims=True))
+        norms = np.sqrt(np.einsum("ij,ij->i", heads, heads))[:, None]
         if len(norms) and not norms.min() > 0.0:
             raise DegenerateVector(
                 "query.vector",
