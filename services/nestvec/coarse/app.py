@@ -120,6 +120,10 @@ class CoarseApp:
             tiers = {dim: await self._tier(collection, dim) for dim in collection.tiers}
             served = _Served(collection, tiers)
             await self._load(served)
+            if served.corrupt:
+                _log.warning(
+                    "coarse.vectors_left_out", collection=collection.name, vectors=served.corrupt
+                )
             self._served[collection.name] = served
             self._touch(served)
             served.upkeep = asyncio.create_task(self._keep_up(served))
@@ -150,13 +154,8 @@ class CoarseApp:
     async def _load_ids(self, served: _Served, ids: Ids) -> None:
         codec = served.collection.codec
         values = await self._store.vectors(served.collection, ids)
-        sound = [
-            (number, value)
-            for number, value in zip(ids, values, strict=True)
-            if value is not None and codec.problem(value) is None
-        ]
-        found = np.array([number for number, _ in sound], np.int64)
-        vectors = codec.decode([value for _, value in sound])
+        positions, vectors = codec.decode_sound(values)
+        found = ids[positions]
         # Of the right size and still not a unit vector: one such must not keep others from use.
         searchable = _searchable(vectors, served.collection.tiers[0])
         found, vectors = found[searchable], vectors[searchable]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from nestvec.core.arrays import Floats, Int8s
+from nestvec.core.arrays import Floats, Ids, Int8s
 from nestvec.core.errors import CorruptVector, InvalidRequest
 
 # format, dtype, dim, first four bytes of the space's fingerprint.
@@ -123,6 +124,16 @@ class VectorCodec:
         kind = "<f4" if self.dtype is VectorDtype.FP32 else "<f2"
         decoded: Floats = np.ascontiguousarray(body).view(kind).astype(np.float32)
         return decoded
+
+    def decode_sound(self, values: Sequence[bytes | None]) -> tuple[Ids, Floats]:
+        """Those that are there and sound: their positions, (m,), and (m, dim) float32."""
+        sound = [
+            (position, value)
+            for position, value in enumerate(values)
+            if value is not None and self.problem(value) is None
+        ]
+        positions = np.array([position for position, _ in sound], np.int64)
+        return positions, self.decode([value for _, value in sound])
 
     def decode_one(self, value: bytes, document: str) -> Floats:
         """(dim,) float32. Raises CorruptVector, naming the document."""

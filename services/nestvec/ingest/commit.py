@@ -162,18 +162,11 @@ class Committer:
             return
         names, before = list(turn.suspects), np.array(list(turn.suspects.values()), np.int64)
         now = await self._find(collection, names)
-        values = await self._store.vectors(collection, now[now >= 0])
-        sound = [
-            (number, value)
-            for number, value in zip(now[now >= 0], values, strict=True)
-            if value is not None and collection.codec.problem(value) is None
-        ]
-        ids = np.array([number for number, _ in sound], np.int64)
-        vectors = (
-            collection.codec.decode([value for _, value in sound])
-            if sound
-            else np.empty((0, collection.store_dim), np.float32)
+        live = now[now >= 0]
+        positions, vectors = collection.codec.decode_sound(
+            await self._store.vectors(collection, live)
         )
+        ids = live[positions]
         removed = np.concatenate([before[before >= 0], ids])
         await self._apply(collection, CoarseRows(ids, vectors, removed))
         stale = (before >= 0) & (before != now)

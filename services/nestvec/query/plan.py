@@ -25,11 +25,6 @@ class SearchClass:
     degrade: bool = True
 
 
-DEFAULT_CLASSES = (
-    SearchClass("autocomplete", coarse_dim=128, k=5, candidates=5, rerank=False, min_coverage=0.0),
-    SearchClass("search", coarse_dim=256, k=10, candidates=1000, rerank=True, min_coverage=0.5),
-    SearchClass("analyst", coarse_dim=256, k=20, candidates=4000, rerank=True, min_coverage=1.0),
-)
 DEFAULT_CLASS = "search"
 
 

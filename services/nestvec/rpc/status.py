@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -117,7 +117,8 @@ def error_from(call: grpc.RpcError, peer: str) -> errors.NestvecError:
     info = _info_of(call)
     kind = None if info is None else _BY_REASON.get(info.reason)
     if info is not None and kind is not None:
-        return _rebuilt(kind, info.metadata, message)
+        facts = {key: _READERS.get(key, str)(value) for key, value in info.metadata.items()}
+        return errors.rebuilt(kind, message, facts)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.BudgetSpent(peer)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -149,17 +150,6 @@ def _kinds(root: type[errors.NestvecError]) -> Iterator[type[errors.NestvecError
 
 
 _BY_REASON = {_reason(kind): kind for kind in _kinds(errors.NestvecError)}
-
-
-def _rebuilt(
-    kind: type[errors.NestvecError], facts: Mapping[str, str], message: str
-) -> errors.NestvecError:
-    """An instance with the message that was sent; attributes come back as they were."""
-    rebuilt = kind.__new__(kind)
-    Exception.__init__(rebuilt, message)
-    for key, value in facts.items():
-        setattr(rebuilt, key, _READERS.get(key, str)(value))
-    return rebuilt
 
 
 def _numbers(value: str) -> tuple[int, ...]:

@@ -360,3 +360,14 @@ def test_vectors_without_dimensions_are_refused(dim: int) -> None:
 def test_no_bytes_are_no_vectors() -> None:
     assert floats_to_bytes(np.empty((0, 5), np.float32)) == b""
     assert floats_from_bytes(b"", 5, "vectors").shape == (0, 5)
+
+
+def test_what_is_missing_or_unsound_is_left_out_and_the_rest_keeps_its_place() -> None:
+    codec = VectorCodec(VectorDtype.FP16, 4, "ab" * 8)
+    good = codec.encode(np.eye(4, dtype=np.float32)[:2])
+    positions, vectors = codec.decode_sound([None, good[0], good[0][:-1], b"", good[1]])
+    assert positions.tolist() == [1, 4]
+    assert np.array_equal(vectors, np.eye(4, dtype=np.float32)[:2])
+    none, empty = codec.decode_sound([None])
+    assert none.dtype == np.int64
+    assert empty.shape == (0, 4)

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nestvec.config import load_settings
 from nestvec.core.errors import InvalidRequest, TierNotTrained
 from nestvec.core.space import Space
+from nestvec.query.main import search_classes
 from nestvec.query.plan import (
     DEFAULT_CLASS,
-    DEFAULT_CLASSES,
     Limits,
     Plan,
     SearchClass,
@@ -69,8 +70,8 @@ def test_a_class_beyond_the_servers_bounds_is_held_to_them() -> None:
 
 
 def test_the_default_class_is_among_the_default_classes() -> None:
-    assert DEFAULT_CLASS in {one.name for one in DEFAULT_CLASSES}
-    full = {one.name: one for one in DEFAULT_CLASSES}
+    full = {one.name: one for one in search_classes(load_settings(None))}
+    assert DEFAULT_CLASS in full
     space = Space("m", 768, trained_dims=(128, 256, 768))
     docs = a_collection(tiers=(128, 256), store_dim=768, space=space)
     for name in full:
