@@ -6,6 +6,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # More arguments: make demo ARGS="--serve", make pytest ARGS="-k merge -x"
 ARGS ?=
+# Of make soak.
+ROUNDS ?= 200
+SEED ?= 20261124
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +27,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint style types imports protos protos-check protos-lint pytest format \
+.PHONY: help demo test lint style types imports protos protos-check protos-lint pytest soak format \
 	install-demo install-test clean
 
 help:
@@ -32,6 +35,7 @@ help:
 	@echo "make test     every check: lint, then the tests"
 	@echo "make lint     the checks alone: style, types, imports, protos, freshness"
 	@echo "make pytest   the tests alone"
+	@echo "make soak     the fault suite at length: ROUNDS=200 times kill -9, SEED=n for another run"
 	@echo "make format   format and mend what can be mended"
 	@echo "make protos   regenerate services/nestvec/v1 from protos/"
 	@echo "make clean    remove .venv and caches"
@@ -67,6 +71,11 @@ protos-check: install-test
 pytest: install-test
 	@echo "== tests"
 	@$(BIN)/pytest $(ARGS)
+
+# 200 rounds take about half an hour. The seed is printed with a failure and repeats its kills.
+soak: install-test
+	@echo "== $(ROUNDS) rounds of kill -9"
+	@NESTVEC_FAULT_ROUNDS=$(ROUNDS) NESTVEC_FAULT_SEED=$(SEED) $(BIN)/pytest tests/fault -x $(ARGS)
 
 format: install-test
 	@$(BIN)/ruff check --fix-only --quiet .

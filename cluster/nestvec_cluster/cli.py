@@ -1,7 +1,7 @@
 """The command line: `nestvec`. Every command imports what it needs when it runs.
 
 Exit codes: 0 done; 1 failed, with one line on stderr; 2 wrong usage; 3 `index` is done but some
-rows are not in the collection.
+rows are not in the collection, or `verify` found what is still to be mended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import nestvec
-from nestvec_cluster import cli_collections, cli_documents
+from nestvec_cluster import cli_collections, cli_documents, cli_upkeep
 from nestvec_cluster.cli_group import Commands, LateCommand, fail
 from nestvec_cluster.cli_options import Json
 
@@ -177,6 +177,7 @@ def check(
 
 cli_documents.add_to(app)
 cli_collections.add_to(app)
+cli_upkeep.add_to(app)
 app.add_typer(config_app, name="config")
 
 if __name__ == "__main__":

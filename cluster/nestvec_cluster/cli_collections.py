@@ -10,9 +10,11 @@ from nestvec_cluster.cli_options import (
     DEFAULT_ADDRESS,
     Address,
     CollectionArgument,
+    Field,
     Json,
     Timeout,
     connected,
+    declared_fields,
     numbers,
     out,
 )
@@ -35,6 +37,7 @@ def create(
     store_dtype: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8; by default what the server is set to.")
     ] = None,
+    field: Field = None,
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="Do not fail when it exists with these settings.")
     ] = False,
@@ -43,13 +46,14 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a collection."""
-    wanted = numbers(tiers, "--tiers")
+    wanted, fields = numbers(tiers, "--tiers"), declared_fields(field)
     with connected(address, timeout) as client:
         info = client.create_collection(
             name,
             tiers=wanted,
             store_dim=store_dim,
             store_dtype=store_dtype,
+            fields=fields,
             exist_ok=exist_ok,
         )
     from nestvec_cluster.tables import collection_data, dump_json, print_collections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,20 +14,24 @@ from nestvec_cluster.cli_options import (
     DEFAULT_ADDRESS,
     Address,
     Collection,
+    Field,
     Json,
     Timeout,
     connected,
+    declared_fields,
     out,
 )
 from nestvec_cluster.completions import complete_class
 
 if TYPE_CHECKING:
-    from nestvec.client import NestvecClient
+    from nestvec.client import AckName, CollectionDescription, NestvecClient
+    from nestvec.core.fields import FieldType
     from nestvec_cluster.indexing import Indexer, IndexJob
     from nestvec_cluster.resume import ResumeState
 
 # Making a collection may wait for a busy server, describing one samples its store.
 _LONG_S = 120.0
+_ACKS: dict[str, AckName] = {"searchable": "searchable", "stored": "stored"}
 _FORMATS = ("auto", "jsonl", "csv", "tsv", "parquet", "text")
 
 
@@ -51,6 +56,7 @@ def index(
         str | None,
         typer.Option(help="Columns to keep as fields, as in title,year. By default all others."),
     ] = None,
+    field: Field = None,
     batch: Annotated[int, typer.Option(min=1, help="Documents in one message.")] = 256,
     create: Annotated[
         bool, typer.Option(help="Create the collection when it does not exist.")
@@ -62,6 +68,20 @@ def index(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew, whatever an interrupted run left.")
     ] = False,
+    stream_id: Annotated[
+        str | None,
+        typer.Option(
+            help="Let the server remember how far this is, under a name of 1 to 128 bytes: the "
+            "same command with the same name goes on, also on another machine or standard input.",
+        ),
+    ] = None,
+    ack: Annotated[
+        str,
+        typer.Option(
+            autocompletion=lambda: list(_ACKS),
+            help="Go on once documents are `searchable`, or sooner, once they are `stored`.",
+        ),
+    ] = "searchable",
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +93,8 @@ def index(
 
     When it is interrupted, the same command goes on where the server had acknowledged everything.
     It begins anew when the file, the columns or the collection have changed since. Standard input
-    cannot be resumed.
+    cannot be resumed, except with --stream-id, by which the server itself knows how far it is; it
+    then refuses other documents than it acknowledged.
     """
     from rich.console import Console
 
@@ -85,14 +106,26 @@ def index(
         raise typer.BadParameter(
             f"{file_format!r}: expected one of {', '.join(_FORMATS)}", param_hint="--format"
         )
+    if ack not in _ACKS:
+        raise typer.BadParameter(f"{ack!r}: expected one of {', '.join(_ACKS)}", param_hint="--ack")
+    if stream_id is not None and (fresh or resume is not None):
+        raise typer.BadParameter(
+            "the server keeps the state of a stream: take another name to begin anew",
+            param_hint="--stream-id with --fresh or --resume",
+        )
     fields = None
     if field_columns is not None:
         fields = tuple(name for name in field_columns.split(",") if name)
+    declared = declared_fields(field)
     columns = Columns(id_column, text_column, fields)
-    job = IndexJob(tuple(files), collection, Format(file_format), columns, batch)
+    job = IndexJob(
+        tuple(files), collection, Format(file_format), columns, batch, stream_id, _ACKS[ack]
+    )
     _require_files(files)
     with connected(address) as client:
-        state = _open_state(client, job, create, resume, fresh)
+        info = _open_collection(client, collection, create, declared)
+        job = replace(job, columns=replace(columns, types=info.fields))
+        state = _open_state(client, job, info, resume, fresh)
         with Display(Console(stderr=True, highlight=False, markup=False, emoji=False)) as display:
             indexer = Indexer(client, job, state, display)
             try:
@@ -109,18 +142,39 @@ def _require_files(files: list[str]) -> None:
             raise fail(f"{name}: No such file or directory")
 
 
-def _open_state(
-    client: NestvecClient, job: IndexJob, create: bool, resume: Path | None, fresh: bool
-) -> ResumeState:
-    """Make sure of the collection; then what an interrupted run left for it."""
+def _open_collection(
+    client: NestvecClient, name: str, create: bool, fields: dict[str, FieldType]
+) -> CollectionDescription:
+    """Make sure of the collection, and of the fields that were asked for."""
     from nestvec.core.errors import AlreadyExists
-    from nestvec_cluster.resume import ResumeState, Target, automatic_path
 
     if create:
         # One that exists is taken as it is, also with other tiers than a new one would have.
         with suppress(AlreadyExists):
-            client.create_collection(job.collection, timeout_s=_LONG_S)
-    info = client.describe(job.collection, timeout_s=_LONG_S)
+            client.create_collection(name, fields=fields, timeout_s=_LONG_S)
+    info = client.describe(name, timeout_s=_LONG_S)
+    for field, kind in fields.items():
+        if info.fields.get(field) is not kind:
+            there = info.fields.get(field, "not declared")
+            raise fail(
+                f"--field {field}:{kind}: in collection {name!r}, which exists, it is {there}; "
+                f"fields are declared when a collection is made: drop it, or name another"
+            )
+    return info
+
+
+def _open_state(
+    client: NestvecClient,
+    job: IndexJob,
+    info: CollectionDescription,
+    resume: Path | None,
+    fresh: bool,
+) -> ResumeState | None:
+    """What an interrupted run left for the collection. None with a stream id: the server knows."""
+    from nestvec_cluster.resume import ResumeState, Target, automatic_path
+
+    if job.stream_id is not None:
+        return None
     target = Target(client.address, info.name, info.generation, info.space.fingerprint)
     path = resume or automatic_path(client.address, info.name, job.names)
     if fresh:
@@ -175,6 +229,15 @@ def search(
     rerank: Annotated[
         bool | None, typer.Option(help="Order at full dimension, or not; else as the class has it.")
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="EXPR",
+            help="Only documents that match, as in: lang == 'en' and 2019 < year <= 2024 and not "
+            "draft and tag in ('a', 'b') and exists(author).",
+        ),
+    ] = None,
     min_coverage: Annotated[
         float | None, typer.Option(help="The least share of the documents that must answer.")
     ] = None,
@@ -195,6 +258,7 @@ def search(
             coarse_dim=coarse_dim,
             candidates=candidates,
             rerank=rerank,
+            filter=where,
             min_coverage=min_coverage,
             explain=explain,
         )

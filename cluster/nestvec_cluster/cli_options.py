@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nestvec.client import NestvecClient
+    from nestvec.core.fields import FieldType
 
 Address = Annotated[
     str, typer.Option("--address", "-a", envvar=ADDRESS_VARIABLE, help="The server's host:port.")
@@ -35,6 +36,14 @@ Collection = Annotated[
 CollectionArgument = Annotated[
     str, typer.Argument(help="The collection's name.", autocompletion=complete_collection)
 ]
+Field = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME:TYPE",
+        help="Declare a field that can be filtered on, as keyword, integer, float, bool or time; "
+        "may be given several times.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.001, help="Seconds that the server may take.")
@@ -45,9 +54,11 @@ __all__ = [
     "Address",
     "Collection",
     "CollectionArgument",
+    "Field",
     "Json",
     "Timeout",
     "connected",
+    "declared_fields",
     "numbers",
     "out",
 ]
@@ -82,6 +93,19 @@ def numbers(text: str | None, option: str) -> tuple[int, ...]:
         raise typer.BadParameter(
             f"{text!r}: expected numbers with commas between", param_hint=option
         ) from None
+
+
+def declared_fields(texts: list[str] | None) -> dict[str, FieldType]:
+    """`year:integer` and so on, by name. Raises typer.BadParameter."""
+    from nestvec.core.errors import InvalidRequest
+    from nestvec.core.fields import check_fields, parse_field
+
+    try:
+        fields = [parse_field(text, "--field") for text in texts or []]
+        check_fields(fields, "--field")
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.message, param_hint="--field") from None
+    return {one.name: one.type for one in fields}
 
 
 def out() -> Console:

@@ -27,7 +27,8 @@ from nestvec.client import (
     IngestReason,
     NestvecClient,
 )
-from nestvec.core.errors import NestvecError
+from nestvec.client.values import AckName
+from nestvec.core.errors import NestvecError, StreamConflict
 from nestvec_cluster.readers import Format, Input, open_input
 from nestvec_cluster.resume import ResumeState
 from nestvec_cluster.rows import Columns, Entry
@@ -44,13 +45,21 @@ class IndexStopped(NestvecError):
 
 @dataclass(frozen=True, slots=True)
 class IndexJob:
-    """What to read, how, and where to."""
+    """What to read, how, and where to. stream_id: by which the server knows how far this job is."""
 
     names: tuple[str, ...]
     collection: str
     format: Format
     columns: Columns
     batch_size: int
+    stream_id: str | None = None
+    ack: AckName = "searchable"
+
+    def stream_of(self, number: int) -> str | None:
+        """Each input is a stream of its own. number: from 0."""
+        if self.stream_id is None or len(self.names) == 1:
+            return self.stream_id
+        return f"{self.stream_id}/{number + 1}"
 
     @property
     def reading(self) -> str:
@@ -143,7 +152,7 @@ class Display:
 
 @dataclass(slots=True)
 class Indexer:
-    """Runs one job. state: None to keep none."""
+    """Runs one job. state: None to keep none, as with a stream id."""
 
     client: NestvecClient
     job: IndexJob
@@ -154,10 +163,10 @@ class Indexer:
     def run(self) -> float:
         """Index every input; returns the seconds it took. Raises IndexStopped."""
         started = time.monotonic()
-        for name in self.job.names:
+        for number, name in enumerate(self.job.names):
             with open_input(name, self.job.format, self.job.columns) as source:
                 self.display.begin(source)
-                _Stream(self, source, name).run()
+                _Stream(self, source, name, self.job.stream_of(number)).run()
         if self.state is not None:
             self.state.clear()
         return time.monotonic() - started
@@ -194,10 +203,11 @@ class Indexer:
 class _Stream:
     """One input on its way: which row stands at which offset, and what was settled."""
 
-    def __init__(self, indexer: Indexer, source: Input, name: str) -> None:
+    def __init__(self, indexer: Indexer, source: Input, name: str, stream_id: str | None) -> None:
         self._indexer = indexer
         self._source = source
         self._name = name
+        self._stream_id = stream_id
         self._start = indexer.start_of(name)
         self._resume_at = self._start
         self._last_id = ""
@@ -210,16 +220,22 @@ class _Stream:
         """Send everything."""
         complete = False
         try:
-            self._indexer.client.index(
+            report = self._indexer.client.index(
                 self._indexer.job.collection,
                 self._documents(self._source.entries),
                 batch_size=self._indexer.job.batch_size,
                 on_progress=self._settle,
                 first_offset=self._start,
+                stream_id=self._stream_id,
+                ack=self._indexer.job.ack,
             )
             complete = True
+            self._leave_out(report.skipped)
         except IngestInterrupted as error:
+            self._leave_out(error.report.skipped)
             raise self._stopped(str(error.__cause__)) from None
+        except StreamConflict as error:
+            raise self._stopped(str(error)) from None
         finally:
             # Also when a bad file, or the user, ends it: what was settled is settled.
             self._indexer.record(self._name, self._resume_at, self._last_id, now=not complete)
@@ -242,6 +258,10 @@ class _Stream:
         failures = {failure.offset: failure for failure in progress.failures}
         self._report.indexed = progress.indexed
         for offset in range(self._resume_at, progress.acknowledged_offset + 1):
+            if offset not in self._sent:
+                # Left out: the server had acknowledged it to an earlier run.
+                self._resume_at = offset + 1
+                continue
             where, document_id = self._sent.pop(offset)
             failure = failures.get(offset)
             if failure is None:
@@ -251,6 +271,15 @@ class _Stream:
             self._resume_at = offset + 1
         self._indexer.record(self._name, self._resume_at, self._last_id, now=False)
         self._indexer.display.move(self._source.position(), progress.indexed)
+
+    def _leave_out(self, count: int) -> None:
+        """Do not count what an earlier run of this stream had done."""
+        if count:
+            self._report.resumed_at = count
+            self._report.documents -= count
+            self._indexer.display.say(
+                f"{self._name}: {count:,} documents had been acknowledged to an earlier run"
+            )
 
     def _refuse(self, where: str, failure: IngestFailure) -> None:
         if failure.reason is IngestReason.SUPERSEDED:
@@ -263,10 +292,11 @@ class _Stream:
             self._indexer.display.complain(Problem(where, failure.message))
 
     def _stopped(self, reason: str) -> IndexStopped:
+        kept_here = self._indexer.state is not None and self._source.total is not None
         way_on = (
-            "send the rest again"
-            if self._indexer.state is None or self._source.total is None
-            else "run the same command again to go on from there"
+            "run the same command again to go on from there"
+            if kept_here or self._stream_id is not None
+            else "send the rest again"
         )
         return IndexStopped(
             f"{self._source.name}: stopped after {self._resume_at:,} documents: {reason}; {way_on}"

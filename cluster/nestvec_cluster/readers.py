@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nestvec.client.values import IngestDocument
-from nestvec_cluster.rows import Columns, Entry, UnreadableInput, entry_of, require_columns
+from nestvec_cluster.rows import (
+    Columns,
+    Entry,
+    UnreadableInput,
+    entry_of,
+    require_columns,
+    typed,
+)
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader
@@ -221,7 +228,7 @@ def _rows(name: str, rows: CsvReader, columns: Columns) -> Iterator[Entry]:
         elif any(_is_damaged(value) for value in row):
             yield Entry(where, None, "is not UTF-8")
         else:
-            yield entry_of(name, line, dict(zip(header, row, strict=True)), columns)
+            yield entry_of(name, line, typed(dict(zip(header, row, strict=True)), columns), columns)
 
 
 def _header(name: str, rows: Iterator[list[str]], columns: Columns) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nestvec.client.values import IngestDocument
 from nestvec.core.document import FieldValue
 from nestvec.core.errors import NestvecError
+from nestvec.core.fields import FieldType
 
 
 class UnreadableInput(NestvecError):
@@ -24,11 +25,13 @@ class Columns:
     """Which columns, or JSON keys, make a document.
 
     id: None for `id` where there is one, else `file:line`. fields: None for all that are left.
+    types: of fields that the collection declares, for formats that know only text.
     """
 
     id: str | None = None
     text: str = "text"
     fields: tuple[str, ...] | None = None
+    types: Mapping[str, FieldType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,32 @@ def entry_of(name: str, line: int, row: Mapping[str, object], columns: Columns) 
     except _Unfit as error:
         return Entry(where, None, str(error))
     return Entry(where, document)
+
+
+def typed(row: Mapping[str, str], columns: Columns) -> Mapping[str, object]:
+    """A row of a format that knows only text, with declared fields as their types have them."""
+    if not columns.types:
+        return row
+    values: dict[str, object] = dict(row)
+    for name, kind in columns.types.items():
+        if name in row and name not in (columns.id or "id", columns.text):
+            values[name] = _as_type(row[name], kind)
+    return values
+
+
+def _as_type(text: str, kind: FieldType) -> FieldValue | None:
+    """Empty is no value, except as a keyword. What does not fit stays text: the server says why."""
+    stripped = text.strip()
+    if kind in (FieldType.KEYWORD, FieldType.TIME):
+        return text if text or kind is FieldType.KEYWORD else None
+    if not stripped:
+        return None
+    if kind is FieldType.BOOL:
+        return {"true": True, "1": True, "false": False, "0": False}.get(stripped.lower(), text)
+    try:
+        return int(stripped) if kind is FieldType.INTEGER else float(stripped)
+    except ValueError:
+        return text
 
 
 def _id_of(row: Mapping[str, object], columns: Columns, where: str) -> str:

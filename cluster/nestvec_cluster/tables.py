@@ -110,6 +110,7 @@ def collection_data(info: CollectionInfo) -> dict[str, Any]:
         "tiers": list(info.tiers),
         "generation": info.generation,
         "partitions": info.partitions,
+        "fields": {name: kind.value for name, kind in info.fields.items()},
     }
     if isinstance(info, CollectionDescription):
         data["documents"] = info.documents
@@ -154,6 +155,7 @@ def _summary(result: SearchResult) -> Text:
     ]
     if result.explanation is not None:
         parts.append(
+            f"{result.explanation.matching:,} documents match, "
             f"{result.explanation.candidates:,} candidates, "
             f"{result.explanation.fetched:,} full vectors fetched"
         )
@@ -206,8 +208,10 @@ def print_description(console: Console, info: CollectionDescription) -> None:
         ("fingerprint", info.space.fingerprint),
         ("trained tiers", ", ".join(map(str, info.space.trained_dims))),
         ("stored", f"{info.store_dim} x {info.store_dtype.value}"),
+        ("fields", ", ".join(f"{name}:{kind}" for name, kind in info.fields.items()) or "none"),
         ("vector", f"{store.vector_bytes_per_document:,.0f} bytes a document"),
         ("payload", f"{store.payload_bytes_per_document:,.0f} bytes a document"),
+        ("log", f"{store.log_entries:,} entries, {store.tombstones:,} deletions remembered"),
         ("store in all", _megabytes(store.used_memory_bytes)),
         ("shards", str(info.shards)),
         ("partitions", str(info.partitions)),

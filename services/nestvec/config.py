@@ -68,6 +68,12 @@ class StoreSection(_Section):
     )
     timeout_s: float = Field(5.0, gt=0, description="Of one round trip.")
     max_connections: int = Field(32, ge=1)
+    wait_replicas: int = Field(
+        0, ge=0, description="Replicas that must confirm a write before it is acknowledged."
+    )
+    wait_timeout_s: float = Field(
+        1.0, gt=0, description="For those replicas; less than `timeout_s`, of which it is a part."
+    )
     payload_cache_bytes: int = Field(
         64 * _KIB * _KIB, ge=0, description="Of documents kept for hits; 0 keeps none."
     )
@@ -118,12 +124,40 @@ class CoarseSection(_Section):
     exact_rows: int = Field(10_000, ge=1, description="Smaller segments are scanned exactly.")
     use_gpu: bool = Field(True, description="Where FAISS sees one.")
     addresses: tuple[str, ...] = Field((), description="host:port of shards behind gRPC.")
+    snapshots: str | None = Field(
+        None,
+        min_length=1,
+        description="A folder, or a URL such as s3://bucket/folder. Unset: the folder `snapshots` "
+        "in store.data_dir, and none where that is unset too.",
+    )
+    snapshot_every_s: float = Field(
+        300.0, ge=0, description="Where there were changes since the last one. 0: only when asked."
+    )
 
 
 class RerankSection(_Section):
     """Full-dimension order."""
 
     address: str | None = Field(None, description="host:port of a reranker behind gRPC.")
+
+
+class IngestSection(_Section):
+    """Writing: versions, and what may be left behind."""
+
+    region_number: int = Field(
+        0, ge=0, le=255, description="Part of every version: two regions never make the same one."
+    )
+    max_lag_documents: int = Field(
+        100_000,
+        ge=1,
+        description="Of a collection: stored and not yet searchable, before writes wait.",
+    )
+    tombstone_hours: float = Field(
+        24.0, gt=0, description="How long a deletion still refuses older writes."
+    )
+    log_entries: int = Field(
+        1024, ge=1, description="Kept of each partition's log for workers that fall behind."
+    )
 
 
 class ClassSection(_Section):
@@ -182,6 +216,7 @@ class Settings(_Section):
     encoder: EncoderSection = Field(default_factory=EncoderSection)
     coarse: CoarseSection = Field(default_factory=CoarseSection)
     rerank: RerankSection = Field(default_factory=RerankSection)
+    ingest: IngestSection = Field(default_factory=IngestSection)
     classes: dict[str, ClassSection] = Field(default_factory=_default_classes)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)
@@ -191,6 +226,13 @@ class Settings(_Section):
     def _some_class(cls, classes: dict[str, ClassSection]) -> dict[str, ClassSection]:
         """Classes given are added to the default ones, so that `search` always exists."""
         return _default_classes() | classes
+
+    @property
+    def snapshots(self) -> str | None:
+        """Where shards keep their snapshots: a folder, a URL, or None for nowhere."""
+        if self.coarse.snapshots is not None or self.store.data_dir is None:
+            return self.coarse.snapshots
+        return str(self.store.data_dir / "snapshots")
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:

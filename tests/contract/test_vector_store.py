@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nestvec.adapters.memory_store import MemoryStore
+from nestvec.core.document import Document, payload_to_bytes
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.placement import internal_id, partition_of, split_id
-from nestvec.core.ports import VectorStore
+from nestvec.core.ports import StoreRecord, VectorStore
 from tests.support.stores import (
     a_record,
     created,
     ids_of,
     live_ids,
+    some_deletions,
     some_records,
+    tidy_all,
 )
 
 NAMES = [f"document {i}" for i in range(50)]
@@ -83,7 +87,7 @@ async def test_an_id_of_no_partition_is_refused(store: VectorStore) -> None:
         await store.payloads(docs, foreign)
 
 
-async def test_a_replaced_document_stays_readable_until_it_is_purged(store: VectorStore) -> None:
+async def test_a_replaced_document_stays_readable_until_it_is_tidied(store: VectorStore) -> None:
     docs = await created(store)
     (old,) = await store.put(docs, [a_record("a", "old")])
     (new,) = await store.put(docs, [a_record("a", "new")])
@@ -93,21 +97,22 @@ async def test_a_replaced_document_stays_readable_until_it_is_purged(store: Vect
     both = np.array([old.internal_id, new.internal_id])
     assert await store.vectors(docs, both) == [b"vector a old", b"vector a new"]
 
-    await store.purge(docs, both[:1])
+    assert await tidy_all(store, docs) == 1
     assert await store.vectors(docs, both) == [None, b"vector a new"]
     assert await store.payloads(docs, both) == [None, b"payload new"]
     assert await live_ids(store, docs) == {new.internal_id}
 
 
-async def test_an_unmapped_document_is_not_live_and_stays_until_purged(store: VectorStore) -> None:
+async def test_a_deleted_document_is_not_live_and_stays_until_tidied(store: VectorStore) -> None:
     docs = await created(store)
     placed = ids_of(await store.put(docs, some_records(["a", "b"])))
-    await store.unmap(docs, ["a", "never there"])
+    await store.delete(docs, some_deletions(["a", "never there"]))
     assert (await store.find(docs, ["a", "b"])).tolist() == [-1, placed[1]]
     assert await live_ids(store, docs) == {placed[1]}
     assert await store.vectors(docs, placed[:1]) == [b"vector a "]
-    await store.purge(docs, placed[:1])
+    assert await tidy_all(store, docs) == 1
     assert await store.vectors(docs, placed) == [None, b"vector b "]
+    assert await store.payloads(docs, placed) == [None, b"payload "]
 
 
 async def test_an_internal_id_is_never_given_out_again(store: VectorStore) -> None:
@@ -117,8 +122,8 @@ async def test_an_internal_id_is_never_given_out_again(store: VectorStore) -> No
         placed = ids_of(await store.put(docs, [a_record("a")]))
         assert seen.isdisjoint(placed.tolist())
         seen.update(placed.tolist())
-        await store.unmap(docs, ["a"])
-        await store.purge(docs, placed)
+        await store.delete(docs, some_deletions(["a"]))
+        await tidy_all(store, docs)
 
 
 async def test_an_id_twice_in_one_batch_is_refused_and_nothing_written(store: VectorStore) -> None:
@@ -135,7 +140,7 @@ async def test_strange_ids_are_ids_like_any_other(store: VectorStore) -> None:
     placed = ids_of(await store.put(docs, some_records(STRANGE_IDS)))
     assert (await store.find(docs, STRANGE_IDS)).tolist() == placed.tolist()
     assert await store.vectors(docs, placed) == [f"vector {i} ".encode() for i in STRANGE_IDS]
-    await store.unmap(docs, STRANGE_IDS[:6])
+    await store.delete(docs, some_deletions(STRANGE_IDS[:6]))
     assert await live_ids(store, docs) == set(placed[6:].tolist())
 
 
@@ -143,7 +148,7 @@ async def test_values_are_kept_byte_for_byte(store: VectorStore) -> None:
     docs = await created(store)
     every_byte = bytes(range(256)) * 5
     record = a_record("a")
-    placed = await store.put(docs, [type(record)("a", every_byte, b"")])
+    placed = await store.put(docs, [replace(record, vector=every_byte, payload=b"")])
     assert await store.vectors(docs, ids_of(placed)) == [every_byte]
     assert await store.payloads(docs, ids_of(placed)) == [b""]
 
@@ -155,8 +160,11 @@ async def test_empty_batches_do_nothing(store: VectorStore) -> None:
     assert (await store.find(docs, [])).dtype == np.int64
     assert await store.vectors(docs, none) == []
     assert await store.payloads(docs, none) == []
-    await store.unmap(docs, [])
-    await store.purge(docs, none)
+    assert await store.delete(docs, []) == []
+    assert await store.external_ids(docs, none) == []
+    assert await store.positions(docs, range(0)) == {}
+    assert await store.read_log(docs, {}, 10) == []
+    assert await store.tidy(docs, {}, 0) == 0
     assert await live_ids(store, docs) == set()
     assert (await store.usage(docs)).documents == 0
 
@@ -168,8 +176,8 @@ async def test_batches_of_thousands(store: VectorStore) -> None:
     assert (await store.find(docs, names)).tolist() == placed.tolist()
     assert await store.vectors(docs, placed) == [f"vector {name} ".encode() for name in names]
     assert await live_ids(store, docs) == set(placed.tolist())
-    await store.unmap(docs, names[:4000])
-    await store.purge(docs, placed[:4000])
+    await store.delete(docs, some_deletions(names[:4000]))
+    assert await tidy_all(store, docs) == 4000
     assert await live_ids(store, docs) == set(placed[4000:].tolist())
     assert await store.vectors(docs, placed[:4000]) == [None] * 4000
 
@@ -225,17 +233,31 @@ async def test_a_cancelled_call_spoils_no_later_one(store: VectorStore) -> None:
         assert await store.vectors(docs, placed[at : at + 1]) == [f"vector {NAMES[at]} ".encode()]
 
 
+async def test_external_ids_are_read_from_payloads(store: VectorStore) -> None:
+    docs = await created(store)
+    records = [
+        replace(a_record(name), payload=payload_to_bytes(Document(name, "text")))
+        for name in STRANGE_IDS
+    ]
+    placed = ids_of(await store.put(docs, [*records, a_record("damaged")]))
+    ids = np.append(placed, internal_id(0, 99))
+    assert await store.external_ids(docs, ids) == [*STRANGE_IDS, None, None]
+
+
 async def test_usage_counts_live_documents_and_their_bytes(store: VectorStore) -> None:
     docs = await created(store)
     names = [f"n{i}" for i in range(300)]
-    record = a_record("a")
-    await store.put(docs, [type(record)(name, b"v" * 1544, b"p" * 200) for name in names])
-    await store.unmap(docs, names[:100])
+    await store.put(docs, [StoreRecord(name, b"v" * 1544, b"p" * 200, 1) for name in names])
+    await store.delete(docs, some_deletions(names[:100]))
     usage = await store.usage(docs)
     assert usage.documents == 200
     assert 1544 <= usage.vector_bytes_per_document < 1544 * 1.4
     assert 200 <= usage.payload_bytes_per_document < 500
     assert usage.used_memory_bytes >= 300 * 1744
+    assert usage.tombstones == 100
+    assert usage.log_entries == 2 * docs.partitions  # every partition had one put and one deletion
+    await tidy_all(store, docs)
+    assert (await store.usage(docs)).log_entries == 0
 
 
 async def test_a_store_that_is_up_answers_ping(store: VectorStore) -> None:
@@ -253,12 +275,14 @@ async def test_any_history_reads_the_same_as_in_memory(store: VectorStore) -> No
             placed = await store.put(docs, some_records(batch, str(step)))
             expected = await oracle.put(plain, some_records(batch, str(step)))
             assert [one.replaced >= 0 for one in placed] == [one.replaced >= 0 for one in expected]
-            for one in (placed, expected):
-                old = np.array([each.replaced for each in one if each.replaced >= 0], np.int64)
-                await (store.purge(docs, old) if one is placed else oracle.purge(plain, old))
         else:
-            await store.unmap(docs, batch)
-            await oracle.unmap(plain, batch)
+            deleted = await store.delete(docs, some_deletions(batch))
+            gone = await oracle.delete(plain, some_deletions(batch))
+            assert [one.internal_id >= 0 for one in deleted] == [
+                one.internal_id >= 0 for one in gone
+            ]
+        if chosen.random() < 0.3:
+            assert await tidy_all(store, docs, 3) == await tidy_all(oracle, plain, 3)
         ids, theirs = await store.find(docs, names), await oracle.find(plain, names)
         assert await store.vectors(docs, ids) == await oracle.vectors(plain, theirs)
         assert await store.payloads(docs, ids) == await oracle.payloads(plain, theirs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -95,3 +96,32 @@ async def test_two_generations_of_one_name_never_meet(store: VectorStore) -> Non
     placed = await store.put(second, [a_record("a", "second")])
     assert placed[0].replaced == -1
     assert await store.vectors(second, ids_of(placed)) == [b"vector a second"]
+
+
+async def test_a_record_is_replaced_with_its_assets(store: VectorStore) -> None:
+    docs = await created(store, assets={"rotation": b"r", "old": b"o"})
+    placed = ids_of(await store.put(docs, some_records(NAMES)))
+    wider = replace(docs, tiers=(16, 32))
+    await store.update_collection(wider, {"new": b"n", "rotation": b"R"}, ["old", "never there"])
+    assert await store.collections() == [wider]
+    assert await store.asset(wider, "rotation") == b"R"
+    assert await store.asset(wider, "new") == b"n"
+    with pytest.raises(NotFound, match="old"):
+        await store.asset(wider, "old")
+    assert (await store.find(wider, NAMES)).tolist() == placed.tolist()
+    await store.update_collection(docs, {}, ["new"])
+    assert await store.collections() == [docs]
+
+
+async def test_a_record_of_another_generation_is_not_replaced(store: VectorStore) -> None:
+    first = await created(store, assets={"rotation": b"r"})
+    await store.drop_collection(first)
+    with pytest.raises(NotFound, match="docs/1"):
+        await store.update_collection(first, {"rotation": b"x"})
+    second = await created(store, assets={"rotation": b"second"})
+    with pytest.raises(NotFound, match="docs/1"):
+        await store.update_collection(replace(first, tiers=(32,)), {"rotation": b"x"}, ["rotation"])
+    assert await store.collections() == [second]
+    assert await store.asset(second, "rotation") == b"second"
+    with pytest.raises(NotFound):
+        await store.asset(first, "rotation")

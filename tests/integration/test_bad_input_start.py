@@ -141,9 +141,9 @@ def test_a_data_directory_of_another_version_is_refused(tmp_path: Path) -> None:
         caller.create()
         caller.fill()
     with StoreServer(tmp_path) as store:
-        store.redis.set("nestvec:{catalogue}:format", "2")
+        store.redis.set("nestvec:{catalogue}:format", "1")
     told = (
-        "holds format 2 under prefix 'nestvec', this version reads 1; "
+        "holds format 1 under prefix 'nestvec', this version reads 2; "
         "use the nestvec version that wrote it, or another store.prefix"
     )
     check_does_not_start(ConfigError, told, store__data_dir=tmp_path)
@@ -153,7 +153,7 @@ def test_a_data_directory_of_another_version_is_refused(tmp_path: Path) -> None:
         caller.fill()
         caller.check_serves()
     with StoreServer(tmp_path) as store:
-        store.redis.set("nestvec:{catalogue}:format", "1")
+        store.redis.set("nestvec:{catalogue}:format", "2")
     with running(store__data_dir=tmp_path) as caller:
         caller.check_serves()
 
@@ -217,7 +217,7 @@ def test_a_store_address_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
             "classes:\n  search: {coarse_dim: 256, k: 10, candidates: 100, re_rank: true}\n",
             "classes.search.re_rank: unknown key; did you mean 'rerank'?",
         ),
-        ("quantum: 1\n", "quantum: unknown key; known here: classes, coarse, encoder, limits"),
+        ("quantum: 1\n", "quantum: unknown key; known here: classes, coarse, encoder, ingest"),
         ("server: 7700\n", "server: expected a section with keys of its own, got 7700"),
         ("server:\n  port: 70000\n", "server.port: Input should be less than or equal to 65535"),
         ("store:\n  dtype: fp61\n", "store.dtype: Input should be 'fp32', 'fp16' or 'int8'"),

@@ -194,7 +194,7 @@ def test_a_full_store_refuses_documents_and_serves_searches(
 ) -> None:
     stream = caller.stream()
     before = store.values(caller.collection)
-    with store.room_for(-1):
+    with store.full():
         check_unavailable(stream, "is full (maxmemory reached) and nothing was written; delete")
         caller.check_serves()
         told = r"is full \(maxmemory reached\).* give it more memory, then retry"
@@ -263,7 +263,8 @@ def test_a_store_that_does_not_answer_is_waited_for_no_longer_than_the_deadline(
     check_goes_in_now(caller, stream)
 
 
-@pytest.mark.parametrize("later_s", [0.0, 0.003])
+# Before the write, while it is on its way, and after it: which is which depends on the machine.
+@pytest.mark.parametrize("later_s", [0.0, 0.03, 0.06, 0.1])
 def test_a_store_that_stops_during_a_write_and_the_index_agree_in_the_end(
     store: StoreServer, caller: Caller, later_s: float
 ) -> None:
@@ -271,14 +272,12 @@ def test_a_store_that_stops_during_a_write_and_the_index_agree_in_the_end(
     texts = sentences(600)
     documents = [document(f"n{number}", text) for number, text in enumerate(texts)]
     stream = caller.stream()
-    reads = store.calls_of("hmget")
     stream.put(documents)
-    # Old versions are looked up first, and the write follows at once.
-    while store.calls_of("hmget") == reads:
-        pass
     time.sleep(later_s)
     with store.stopped():
-        response = next(stream.responses)
+        # Longer than the server waits for one answer.
+        time.sleep(1.5 * STORE_TIMEOUT_S)
+    response = next(stream.responses)
     assert response.indexed in (0, len(documents))
     assert {error.reason for error in response.errors} <= {UNAVAILABLE}
     deadline = time.monotonic() + PATIENCE_S

@@ -39,13 +39,13 @@ from nestvec.core.errors import (
 from nestvec.core.ports import (
     CoarseHits,
     CoarseQuery,
-    CoarseRows,
     CoarseSearcher,
     Encoder,
     Reranker,
     RerankQuery,
 )
 from nestvec.core.space import Role
+from nestvec.core.watermark import Watermark
 from nestvec.encoder import servicer as encoder_servicer
 from nestvec.encoder.app import EncoderApp
 from nestvec.ingest.app import IngestApp
@@ -106,7 +106,7 @@ class House:
 
     def ingest(self, encoder: str, coarse: str) -> IngestApp:
         app = IngestApp(
-            self.catalogue, self.encoders[encoder], self.shards[coarse], self.store, 32_768, 0.0
+            self.catalogue, self.encoders[encoder], self.shards[coarse], self.store, 32_768
         )
         self.stack.push_async_callback(app.close)
         return app
@@ -254,7 +254,8 @@ async def test_documents_are_written_alike_wherever_each_application_is_mounted(
     outcome = await ingest.commit(await ingest.prepare(docs, changed, False))
     assert outcome.indexed == 1
     assert [failure.id for failure in outcome.failures] == ["bad"]
-    assert await ingest.delete("docs", ["d001", "nope"]) == (1, ["nope"])
+    deletion = await ingest.delete("docs", ["d001", "nope"])
+    assert (deletion.deleted, deletion.missing) == (1, ["nope"])
     for place in PLACES:
         for shard in house.shards[place]:
             await shard.settle(docs)
@@ -326,8 +327,14 @@ async def test_a_change_or_a_rerank_of_a_generation_that_is_gone_is_not_found(
     old = replace(docs, generation=9)
     shard, reranker = house.shards["there"][0], house.rerankers["there"]
     no_ids, empty = np.empty(0, np.int64), np.empty(0, np.float32)
-    nothing = CoarseRows(no_ids, np.empty((0, 64), np.float32), no_ids)
-    for call in (shard.open(old), shard.apply(old, nothing), shard.status(old), shard.settle(old)):
+    for call in (
+        shard.open(old),
+        shard.reach(old, Watermark(9), PATIENT_S),
+        shard.progress(old),
+        shard.verify(old, repair=False, sample=1),
+        shard.status(old),
+        shard.settle(old),
+    ):
         with pytest.raises(NotFound, match="generation 9 is not in the catalogue"):
             await call
     query = RerankQuery(a_query(docs).queries[0], CoarseHits(no_ids, empty, empty, None), 5, 5.0)
@@ -370,13 +377,6 @@ async def test_a_rerank_that_makes_no_sense_is_refused_by_field(
     query = RerankQuery(a_query(docs).queries[0], CoarseHits(no_ids, empty, empty, None), 5, 5.0)
     with pytest.raises(InvalidRequest, match=message):
         await house.rerankers["there"].rerank(docs, replace(query, **changes), PATIENT_S)
-
-
-async def test_rows_that_do_not_match_their_ids_are_refused(house: House) -> None:
-    docs = await house.fill()
-    rows = CoarseRows(np.arange(3), a_query(docs).queries, np.empty(0, np.int64))
-    with pytest.raises(InvalidRequest, match="3, beside 1 vectors"):
-        await house.shards["there"][0].apply(docs, rows)
 
 
 # --- processes that are not there -----------------------------------------------------------------

@@ -40,6 +40,8 @@ def test_describe_as_json_tells_tiers_and_store(nestvec: Nestvec, collection_nam
         "vector_bytes_per_document",
         "payload_bytes_per_document",
         "used_memory_bytes",
+        "tombstones",
+        "log_entries",
     }
 
 

@@ -142,6 +142,58 @@ def test_index_says_what_is_wrong_with_the_command(
     assert "Traceback" not in ran.err
 
 
+def test_with_a_stream_id_the_server_knows_how_far_it_is(
+    nestvec: Nestvec, collection_name: str, texts: Path
+) -> None:
+    """Also of standard input, and without a state file."""
+    lines = "".join(f'{{"id": "r{number}", "text": "row {number}"}}\n' for number in range(9))
+    job = ("index", "-", "-c", collection_name, "--stream-id", "rows", "--batch", "2", "--json")
+    first = nestvec(*job, "--ack", "stored", stdin=lines.encode())
+    assert (first.code, first.json["indexed"]) == (0, 9)
+    more = lines + '{"id": "new", "text": "one more"}\n'
+    second = nestvec(*job, stdin=more.encode())
+    assert (second.code, second.json["documents"], second.json["indexed"]) == (0, 1, 1)
+    assert second.json["inputs"][0]["resumed_at"] == 9
+    assert "9 documents had been acknowledged" in second.err
+    other = nestvec(*job, stdin=more.replace("row 0", "row zero").encode())
+    assert other.code == 1
+    assert "take another stream id" in other.err
+    assert nestvec("get", "r0", "-c", collection_name, "--json").json["documents"] == [
+        {"id": "r0", "text": "row 0", "fields": {}}
+    ]
+
+
+def test_each_file_of_a_stream_id_is_a_stream_of_its_own(
+    nestvec: Nestvec, collection_name: str, tmp_path: Path, texts: Path
+) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("one more\nand another\n")
+    job = ("index", texts, more, "-c", collection_name, "--stream-id", "both", "--json")
+    assert [one["indexed"] for one in nestvec(*job).json["inputs"]] == [3, 2]
+    again = nestvec(*job).json["inputs"]
+    assert [(one["indexed"], one["resumed_at"]) for one in again] == [(0, 3), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ack", "found"), "expected one of searchable, stored"),
+        (("--stream-id", "s", "--fresh"), "take another name to begin anew"),
+        (("--stream-id", "x" * 200), "expected 1 to 128 of printable text"),
+    ],
+)
+def test_index_says_what_is_wrong_with_streams_and_acknowledgements(
+    nestvec: Nestvec,
+    collection_name: str,
+    texts: Path,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    ran = nestvec("index", texts, "-c", collection_name, *arguments)
+    assert ran.code != 0
+    assert message in " ".join(ran.err.replace("│", " ").split())
+
+
 def test_an_existing_collection_is_taken_as_it_is(
     nestvec: Nestvec, collection_name: str, texts: Path
 ) -> None:
@@ -356,7 +408,7 @@ def test_search_as_json_has_everything_the_answer_admits(nestvec: Nestvec, fille
     assert data["hits"][0]["fields"] == {"legs": 4, "tame": True}
     assert (data["search_class"], data["coarse"]["dim"], len(data["hits"])) == ("analyst", 128, 2)
     assert data["coverage"]["fraction"] == 1.0
-    assert data["explanation"].keys() == {"stages", "candidates", "fetched"}
+    assert data["explanation"].keys() == {"stages", "candidates", "fetched", "matching"}
     assert nestvec("search", "x", "-c", filled, "--json").json["explanation"] is None
 
 

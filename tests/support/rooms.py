@@ -2,56 +2,86 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from nestvec.adapters.memory_index import NumpyFactory
+from nestvec.adapters.memory_partition import Entry, MemoryPartition
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.adapters.models.memory import HashModel
-from nestvec.admin.app import AdminApp, CollectionWish, StoredCatalogue, _drawn
+from nestvec.admin.app import AdminApp, CollectionWish, StoredCatalogue
+from nestvec.admin.tiers import drawn
 from nestvec.coarse.app import CoarseApp
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.codec import VectorDtype
 from nestvec.core.collection import Collection
-from nestvec.core.document import Document, payload_to_bytes
+from nestvec.core.document import Document, FieldValue, payload_to_bytes
+from nestvec.core.fields import FieldSchema
+from nestvec.core.placement import internal_id, split_id
 from nestvec.core.ports import (
+    BlobStore,
     CoarseAnswer,
     CoarseIndexFactory,
     CoarseQuery,
-    CoarseRows,
     CoarseSearcher,
+    Deleted,
     Encoder,
+    LogBatch,
     Placed,
     Reranker,
+    ShardVerification,
+    SnapshotInfo,
+    StoreDeletion,
     StoreRecord,
     TierStatus,
     VectorStore,
 )
 from nestvec.core.sketch import TailSketch, random_dither, random_rotation
 from nestvec.core.space import Role, Space
+from nestvec.core.watermark import Watermark, sequence_of, split_sequence
 from nestvec.encoder.app import EncoderApp
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Item, Outcome
+from nestvec.ingest.options import IngestOptions
 from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
 from nestvec.query.documents import Documents
 from nestvec.query.plan import Limits, SearchClass, SearchOptions
 from nestvec.rerank.app import RerankApp
+from tests.support.faults import (
+    PATIENT_S,
+    Fault,
+    Faults,
+    eventually,
+    hanging,
+    raising,
+    waiting_for,
+)
 
 SPACE = Space("test-mrl", 64, weights="1", trained_dims=(8, 16, 32, 64))
-PATIENT_S = 30.0
 CLASSES = (
     SearchClass("autocomplete", coarse_dim=16, k=5, candidates=5, rerank=False, min_coverage=0.0),
     SearchClass("search", coarse_dim=16, k=10, candidates=100, rerank=True, min_coverage=0.5),
     SearchClass("analyst", coarse_dim=32, k=20, candidates=400, rerank=True, min_coverage=1.0),
     SearchClass("strict", coarse_dim=16, k=10, candidates=100, rerank=True, degrade=False),
 )
+
+# Of writes by `written` and `deleted`: each later than all before.
+_versions = itertools.count(1)
+
+__all__ = [
+    "PATIENT_S",
+    "Fault",
+    "Faults",
+    "eventually",
+    "hanging",
+    "raising",
+    "waiting_for",
+]
 
 
 # --- a corpus of vectors --------------------------------------------------------------------------
@@ -64,14 +94,15 @@ def a_collection(
     dtype: VectorDtype = VectorDtype.FP16,
     partitions: int = 16,
     space: Space = SPACE,
+    fields: Sequence[FieldSchema] = (),
 ) -> Collection:
     """One that no store has seen."""
-    return Collection(name, space, store_dim, tiers, dtype, partitions)
+    return Collection(name, space, store_dim, tiers, dtype, partitions, fields=tuple(fields))
 
 
 async def created(store: VectorStore, collection: Collection) -> Collection:
     """Enter it into the store's catalogue, with what its tiers' codes are drawn from."""
-    return await store.create_collection(collection, _drawn(collection))
+    return await store.create_collection(collection, drawn(collection, collection.tiers))
 
 
 def a_sketch(coarse_dim: int, full_dim: int) -> TailSketch:
@@ -85,16 +116,26 @@ async def written(
     collection: Collection,
     vectors: Floats,
     names: Sequence[str] | None = None,
+    fields: Sequence[Mapping[str, FieldValue]] | None = None,
 ) -> Ids:
     """Store unit vectors, (n, store_dim), as documents. Returns their internal ids."""
     names = [f"d{row}" for row in range(len(vectors))] if names is None else names
+    fields = [{}] * len(vectors) if fields is None else fields
     values = collection.codec.encode(vectors)
     records = [
-        StoreRecord(name, value, payload_to_bytes(Document(name, f"text of {name}")))
-        for name, value in zip(names, values, strict=True)
+        StoreRecord(
+            name, value, payload_to_bytes(Document(name, f"text of {name}", own)), next(_versions)
+        )
+        for name, value, own in zip(names, values, fields, strict=True)
     ]
     placed = await store.put(collection, records)
     return np.array([one.internal_id for one in placed], np.int64)
+
+
+async def deleted(store: VectorStore, collection: Collection, names: Sequence[str]) -> list[int]:
+    """Delete documents. Returns the places of the deletions, in the form of internal ids."""
+    deletions = [StoreDeletion(name, next(_versions)) for name in names]
+    return [one.position for one in await store.delete(collection, deletions)]
 
 
 # --- all rooms in this process --------------------------------------------------------------------
@@ -161,8 +202,9 @@ async def open_rooms(
     wrap_shard: Callable[[CoarseSearcher], CoarseSearcher] = lambda shard: shard,
     wrap_encoder: Callable[[Encoder], Encoder] = lambda encoder: encoder,
     reranker: Reranker | None = None,
-    purge_after_s: float = 0.0,
+    options: IngestOptions | None = None,
     cache_bytes: int = 0,
+    open_blobs: Callable[[str], BlobStore] | None = None,
 ) -> AsyncIterator[Rooms]:
     """Every application over one store."""
     store = FaultyStore() if store is None else store
@@ -177,10 +219,10 @@ async def open_rooms(
     documents = Documents(catalogue, store, 4 * limits.max_batch, cache_bytes)
     query = QueryApp(catalogue, encoder, searchers, reranker, documents, classes, limits)
     tiers = sorted({one.coarse_dim for one in classes})
-    admin = AdminApp(catalogue, encoder.space, searchers, store, tiers)
-    ingest = IngestApp(
-        catalogue, encoder, searchers, store, limits.max_text_bytes, purge_after_s=purge_after_s
-    )
+    admin = AdminApp(catalogue, encoder.space, searchers, store, tiers, open_blobs=open_blobs)
+    options = options or IngestOptions(purge_after_s=0.0, tidy_every_s=0.01)
+    ingest = IngestApp(catalogue, encoder, searchers, store, limits.max_text_bytes, options)
+    ingest.start()
     try:
         yield Rooms(store, catalogue, encoder, searchers, reranker, query, documents, ingest, admin)
     finally:
@@ -207,70 +249,7 @@ class SpyLog:
         return [line for line in self.lines if line["event"] == event]
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until `holds` does; what never does fails the test."""
-    async with asyncio.timeout(PATIENT_S):
-        while True:
-            if await holds():
-                return
-            await asyncio.sleep(0.005)
-
-
 # --- doubles that fail ----------------------------------------------------------------------------
-
-Fault = Callable[[], Awaitable[None]]
-
-
-def raising(error: Exception) -> Fault:
-    """A fault that raises."""
-
-    async def fault() -> None:
-        raise error
-
-    return fault
-
-
-def waiting_for(event: asyncio.Event) -> Fault:
-    """A fault that is late: it waits for `event`."""
-
-    async def fault() -> None:
-        await event.wait()
-
-    return fault
-
-
-async def hanging() -> None:
-    """A fault that never answers."""
-    await asyncio.Event().wait()
-
-
-@dataclass(slots=True)
-class Faults:
-    """What befalls calls by name: `before` a call does its work, or `after`, when only its answer
-    is lost. A list of faults is used up one a call; a call without one goes well.
-    """
-
-    before: defaultdict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
-    after: defaultdict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
-    calls: list[str] = field(default_factory=list)
-
-    async def begin(self, name: str) -> None:
-        self.calls.append(name)
-        if self.before[name]:
-            await self.before[name].pop(0)()
-
-    async def end(self, name: str) -> None:
-        if self.after[name]:
-            await self.after[name].pop(0)()
-
-    def always(self, name: str, fault: Fault) -> None:
-        """From now on, before every call of `name`, until `heal`."""
-        self.before[name] = list(itertools.repeat(fault, 1000))
-
-    def heal(self) -> None:
-        """No more faults."""
-        self.before.clear()
-        self.after.clear()
 
 
 class FaultyStore(MemoryStore):
@@ -286,18 +265,31 @@ class FaultyStore(MemoryStore):
         await self.faults.end("put")
         return placed
 
+    async def delete(
+        self, collection: Collection, deletions: Sequence[StoreDeletion]
+    ) -> list[Deleted]:
+        await self.faults.begin("delete")
+        deleted = await super().delete(collection, deletions)
+        await self.faults.end("delete")
+        return deleted
+
     async def find(self, collection: Collection, external_ids: Sequence[str]) -> Ids:
         await self.faults.begin("find")
         return await super().find(collection, external_ids)
 
-    async def unmap(self, collection: Collection, external_ids: Sequence[str]) -> None:
-        await self.faults.begin("unmap")
-        await super().unmap(collection, external_ids)
-        await self.faults.end("unmap")
+    async def positions(self, collection: Collection, partitions: range) -> dict[int, int]:
+        await self.faults.begin("positions")
+        return await super().positions(collection, partitions)
 
-    async def purge(self, collection: Collection, ids: Ids) -> None:
-        await self.faults.begin("purge")
-        await super().purge(collection, ids)
+    async def read_log(
+        self, collection: Collection, after: Mapping[int, int], limit: int
+    ) -> list[LogBatch]:
+        await self.faults.begin("read_log")
+        return await super().read_log(collection, after, limit)
+
+    async def tidy(self, collection: Collection, upto: Mapping[int, int], keep: int) -> int:
+        await self.faults.begin("tidy")
+        return await super().tidy(collection, upto, keep)
 
     async def vectors(self, collection: Collection, ids: Ids) -> list[bytes | None]:
         await self.faults.begin("vectors")
@@ -309,21 +301,42 @@ class FaultyStore(MemoryStore):
 
     def kept(self, collection: Collection) -> set[int]:
         """Internal ids whose vector is there, live or not."""
-        return set(self._of(collection).vectors)
+        return {
+            internal_id(number, sequence)
+            for number, partition in self._of(collection).partitions.items()
+            for sequence, (vector, _) in partition.values.items()
+            if vector is not None
+        }
 
     def spoil(self, collection: Collection, internal: int, value: bytes | None) -> None:
         """Put `value` in a stored vector's place, or nothing."""
-        if value is None:
-            del self._of(collection).vectors[internal]
-        else:
-            self._of(collection).vectors[internal] = value
+        partition, sequence = split_id(internal)
+        values = self._of(collection).of(partition).values
+        values[sequence] = value, values[sequence][1]
 
     def spoil_payload(self, collection: Collection, internal: int, value: bytes | None) -> None:
         """Put `value` in a payload's place, or nothing."""
-        if value is None:
-            del self._of(collection).payloads[internal]
-        else:
-            self._of(collection).payloads[internal] = value
+        partition, sequence = split_id(internal)
+        values = self._of(collection).of(partition).values
+        values[sequence] = values[sequence][0], value
+
+    def lose_last(self, collection: Collection, count: int) -> None:
+        """Forget the last `count` log entries of every partition and what they wrote, as a server
+        does that crashed before it had written them down. What comes next is of another epoch.
+        """
+        for partition in self._of(collection).partitions.values():
+            for _ in range(min(count, len(partition.log))):
+                _undo(partition, partition.log.pop())
+        self._epoch += 1
+
+
+def _undo(partition: MemoryPartition, entry: Entry) -> None:
+    assert not entry.removed, "what was replaced is not kept by name: lose plain additions only"
+    for sequence in entry.added:
+        del partition.values[sequence]
+    partition.ids = {i: one for i, one in partition.ids.items() if one[0] not in entry.added}
+    epoch, count = split_sequence(entry.first)
+    partition.sequence = sequence_of(epoch, count - 1) if count > 1 else 0
 
 
 class SpyEncoder:
@@ -361,13 +374,24 @@ class FaultyShard:
         return await self._shard.search(query, timeout_s)
 
     async def open(self, collection: Collection) -> int:
+        await self.faults.begin("open")
         return await self._shard.open(collection)
 
-    async def apply(self, collection: Collection, rows: CoarseRows) -> int:
-        await self.faults.begin("apply")
-        documents = await self._shard.apply(collection, rows)
-        await self.faults.end("apply")
-        return documents
+    async def reach(self, collection: Collection, watermark: Watermark, timeout_s: float) -> None:
+        await self.faults.begin("reach")
+        await self._shard.reach(collection, watermark, timeout_s)
+
+    async def progress(self, collection: Collection) -> Watermark:
+        await self.faults.begin("progress")
+        return await self._shard.progress(collection)
+
+    async def snapshot(self, collection: Collection) -> SnapshotInfo:
+        await self.faults.begin("snapshot")
+        return await self._shard.snapshot(collection)
+
+    async def verify(self, collection: Collection, repair: bool, sample: int) -> ShardVerification:
+        await self.faults.begin("verify")
+        return await self._shard.verify(collection, repair, sample)
 
     async def settle(self, collection: Collection) -> None:
         await self._shard.settle(collection)

@@ -96,6 +96,24 @@ class _Admin(admin_pb2_grpc.AdminServiceServicer):
     def DropCollection(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def AddTier(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def DropTier(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def VerifyCollection(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def SnapshotShards(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def BackUpCollection(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def RestoreCollection(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     def DescribeServer(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 

@@ -68,10 +68,19 @@ class StoreServer:
         return int(stats["calls"])
 
     @contextmanager
+    def full(self) -> Iterator[None]:
+        """It refuses writes, whatever it frees meanwhile."""
+        self.redis.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            self.redis.config_set("maxmemory", 0)
+
+    @contextmanager
     def room_for(self, nbytes: int) -> Iterator[None]:
-        """It takes so much more and then refuses writes."""
+        """It takes about so much more and then refuses writes; what it frees makes room again."""
         used = self.redis.info("memory")["used_memory"]
-        self.redis.config_set("maxmemory", max(1, used + nbytes))
+        self.redis.config_set("maxmemory", used + nbytes)
         try:
             yield
         finally:
@@ -102,5 +111,6 @@ class StoreServer:
 
     def _key(self, collection: str, name: str, kind: bytes) -> bytes:
         ids = self.map_key(collection, name)
-        sequence: bytes = self.redis.hget(ids, name)
-        return ids.removesuffix(b":ids") + kind + sequence.removeprefix(b"s")
+        entry: bytes = self.redis.hget(ids, name)
+        sequence = int.from_bytes(entry[1:7], "big")
+        return ids.removesuffix(b":ids") + kind + b"%d" % sequence

@@ -17,7 +17,7 @@ from nestvec.adapters.redis_pool import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
-from nestvec.core.ports import Placed, StoreRecord, VectorStore
+from nestvec.core.ports import Placed, StoreDeletion, StoreRecord, VectorStore
 from nestvec.core.space import Space
 
 SPACE = Space("test-model", 64, trained_dims=(16, 32, 64))
@@ -32,16 +32,29 @@ def a_collection(name: str = "docs", partitions: int = 8) -> Collection:
     return Collection(name, SPACE, store_dim=64, tiers=(16,), partitions=partitions)
 
 
-def a_record(external_id: str, tag: str = "") -> StoreRecord:
+def a_record(external_id: str, tag: str = "", version: int = 1) -> StoreRecord:
     """Its vector and payload tell which id and tag it was written with."""
     return StoreRecord(
-        external_id, f"vector {external_id} {tag}".encode(), b"payload " + tag.encode()
+        external_id, f"vector {external_id} {tag}".encode(), b"payload " + tag.encode(), version
     )
 
 
-def some_records(external_ids: Iterable[str], tag: str = "") -> list[StoreRecord]:
+def some_records(external_ids: Iterable[str], tag: str = "", version: int = 1) -> list[StoreRecord]:
     """One an id."""
-    return [a_record(external_id, tag) for external_id in external_ids]
+    return [a_record(external_id, tag, version) for external_id in external_ids]
+
+
+def some_deletions(
+    external_ids: Iterable[str], version: int = 1, *, remember: bool = False
+) -> list[StoreDeletion]:
+    """One an id."""
+    return [StoreDeletion(external_id, version, remember) for external_id in external_ids]
+
+
+async def tidy_all(store: VectorStore, collection: Collection, keep: int = 0) -> int:
+    """Free all that is replaced or deleted by now."""
+    upto = await store.positions(collection, range(collection.partitions))
+    return await store.tidy(collection, upto, keep)
 
 
 async def created(

@@ -28,6 +28,9 @@ _GPU_LARGEST_COUNT = 2048
 # From this many queries on, a call uses more than one thread: a single scan cannot.
 _QUERIES_PER_THREAD = 8
 
+# Kinds that hold the rows as they are: made again faster than read.
+_UNTRAINED = ("flat", "sq8")
+
 _CPU_WHEEL = "faiss-cpu"
 _GPU_WHEELS = ("faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cuvs")
 
@@ -98,6 +101,19 @@ class FaissFactory:
         index = self._filled(f"IVF1,{code}", prefixes)
         return CpuIndex(self._faiss, index, code.lower(), self._threads)
 
+    def from_bytes(self, kind: str, data: bytes, rows: int, dim: int) -> CoarseIndex | None:
+        """See ports.CoarseIndexFactory."""
+        if self._gpu is not None:
+            return None
+        try:
+            index = self._faiss.deserialize_index(np.frombuffer(data, np.uint8))
+        except RuntimeError:
+            # FAISS reads what it wrote long ago; what it cannot is another library's, or newer.
+            return None
+        if (index.ntotal, index.d) != (rows, dim):
+            return None
+        return CpuIndex(self._faiss, index, kind, self._threads)
+
     def _filled(self, recipe: str, prefixes: Floats) -> Any:
         index = self._faiss.index_factory(
             prefixes.shape[1], recipe, self._faiss.METRIC_INNER_PRODUCT
@@ -124,18 +140,33 @@ class CpuIndex:
         """See ports.CoarseIndex."""
         many = len(queries) >= _QUERIES_PER_THREAD
         self._faiss.omp_set_num_threads(self._threads if many else 1)
-        params = None
-        if allowed is not None:
-            # FAISS keeps a pointer into the bitmap, not a copy: `bitmap` must outlive the call.
-            bitmap = np.packbits(allowed, bitorder="little")
-            selector = self._faiss.IDSelectorBitmap(bitmap)
-            params = (
-                self._faiss.SearchParametersIVF(sel=selector, nprobe=1)
-                if self._in_lists
-                else self._faiss.SearchParameters(sel=selector)
-            )
+        if allowed is None:
+            return self._search_all(np.ascontiguousarray(queries, np.float32), count)
+        # FAISS keeps a pointer into the bitmap, not a copy: `bitmap` must outlive the call.
+        bitmap = np.packbits(allowed, bitorder="little")
+        selector = self._faiss.IDSelectorBitmap(bitmap)
+        params = (
+            self._faiss.SearchParametersIVF(sel=selector, nprobe=1)
+            if self._in_lists
+            else self._faiss.SearchParameters(sel=selector)
+        )
         scores, rows = self._index.search(np.ascontiguousarray(queries), count, params=params)
         return rows, scores
+
+    def _search_all(self, queries: Floats, count: int) -> tuple[Ids, Floats]:
+        """What `search` of FAISS's Python layer does, without its checks: 4 of 90 microseconds."""
+        scores = np.empty((len(queries), count), np.float32)
+        rows = np.empty((len(queries), count), np.int64)
+        pointer = self._faiss.swig_ptr
+        self._index.search_c(len(queries), pointer(queries), count, pointer(scores), pointer(rows))
+        return rows, scores
+
+    def to_bytes(self) -> bytes | None:
+        """See ports.CoarseIndex. What is trained is kept; a copy of the rows is made again."""
+        if self.kind in _UNTRAINED:
+            return None
+        serialised: bytes = self._faiss.serialize_index(self._index).tobytes()
+        return serialised
 
 
 class GpuResources:
@@ -175,6 +206,10 @@ class GpuFlatIndex:
                 np.ascontiguousarray(queries), min(count + dead, _GPU_LARGEST_COUNT)
             )
         return _only_allowed(rows, scores, allowed, count)
+
+    def to_bytes(self) -> bytes | None:
+        """See ports.CoarseIndex. A copy of the rows: nothing to keep."""
+        return None
 
 
 class _Sized(Protocol):

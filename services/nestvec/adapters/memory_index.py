@@ -19,6 +19,10 @@ class NumpyFactory:
         """prefixes: (rows, dim) float32, unit."""
         return NumpyIndex(prefixes)
 
+    def from_bytes(self, kind: str, data: bytes, rows: int, dim: int) -> NumpyIndex | None:  # noqa: ARG002  the port's
+        """See ports.CoarseIndexFactory. It has nothing worth keeping."""
+        return None
+
 
 class NumpyIndex:
     """All prefixes as they are. Concurrent searches are safe; it is never changed."""
@@ -43,3 +47,7 @@ class NumpyIndex:
             found[number, : len(best)] = rows[best]
             scores[number, : len(best)] = products[best]
         return found, scores
+
+    def to_bytes(self) -> bytes | None:
+        """See ports.CoarseIndex."""
+        return None

@@ -2,41 +2,85 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from nestvec.adapters.memory_partition import MemoryPartition
+from nestvec.adapters.store_rules import (
+    DIGEST_BYTES,
+    STREAM_KEPT_S,
+    by_partition,
+    external_id_in,
+    require_distinct,
+    require_restorable,
+    require_whole_digests,
+    stream_refusal,
+)
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.errors import AlreadyExists, InvalidRequest, NotFound, Overloaded
 from nestvec.core.placement import internal_id, partition_of, split_id
-from nestvec.core.ports import Placed, StoreRecord, StoreUsage
+from nestvec.core.ports import (
+    Deleted,
+    LogBatch,
+    Placed,
+    StoredDocument,
+    StoreDeletion,
+    StoreRecord,
+    StoreUsage,
+    StreamState,
+)
+from nestvec.core.watermark import split_sequence
 
 _IDS_PER_BATCH = 1000
 
 
 @dataclass
+class _Stream:
+    """digests: 4 bytes an offset, from `first` on."""
+
+    first: int
+    kept_until_ms: int
+    digests: bytearray = field(default_factory=bytearray)
+
+    @property
+    def next(self) -> int:
+        return self.first + len(self.digests) // DIGEST_BYTES
+
+
+@dataclass
 class _Generation:
-    """All of one generation. ids: external -> internal, by partition."""
+    """All of one generation."""
 
     assets: dict[str, bytes] = field(default_factory=dict)
-    vectors: dict[int, bytes] = field(default_factory=dict)
-    payloads: dict[int, bytes] = field(default_factory=dict)
-    ids: defaultdict[int, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
-    sequences: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    partitions: dict[int, MemoryPartition] = field(default_factory=dict)
+    streams: dict[str, _Stream] = field(default_factory=dict)
+
+    def of(self, partition: int) -> MemoryPartition:
+        if partition not in self.partitions:
+            self.partitions[partition] = MemoryPartition(partition)
+        return self.partitions[partition]
 
 
 class MemoryStore:
     """A `VectorStore`. Every method is atomic: none awaits while it changes something.
 
     max_bytes: of vectors, payloads and external ids together; a put that would exceed it raises
-    Overloaded and writes nothing.
+    Overloaded and writes nothing. now_ms: the wall clock, for what is kept for a time.
     """
 
-    def __init__(self, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        max_bytes: int | None = None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
         self.max_bytes = max_bytes
+        self._now_ms = now_ms
+        self._epoch = 0
         self._catalogue: dict[str, Collection] = {}
         self._last_generation: defaultdict[str, int] = defaultdict(int)
         self._generations: defaultdict[tuple[str, int], _Generation] = defaultdict(_Generation)
@@ -56,6 +100,18 @@ class MemoryStore:
         self._of(created).assets = dict(assets)
         return created
 
+    async def update_collection(
+        self, collection: Collection, added: Mapping[str, bytes], dropped: Sequence[str] = ()
+    ) -> None:
+        listed = self._catalogue.get(collection.name)
+        if listed is None or listed.generation != collection.generation:
+            raise NotFound("collection", f"{collection.name}/{collection.generation}")
+        self._catalogue[collection.name] = collection
+        assets = self._of(collection).assets
+        for name in dropped:
+            assets.pop(name, None)
+        assets.update(added)
+
     async def drop_collection(self, collection: Collection) -> None:
         listed = self._catalogue.get(collection.name)
         if listed is not None and listed.generation == collection.generation:
@@ -69,59 +125,133 @@ class MemoryStore:
             raise NotFound("asset", f"{collection.name}/{collection.generation}/{name}") from None
 
     async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]:
-        seen: set[str] = set()
-        for position, record in enumerate(records):
-            if record.external_id in seen:
-                raise InvalidRequest(
-                    f"records.{position}.external_id",
-                    f"{record.external_id!r} stands twice in one batch; keep one of the two",
-                )
-            seen.add(record.external_id)
+        require_distinct(records, "records")
         self._require_room(records)
         generation = self._of(collection)
-        return [self._put(generation, collection.partitions, record) for record in records]
+        placed: dict[int, Placed] = {}
+        groups = by_partition([record.external_id for record in records], collection)
+        for partition, group in groups.items():
+            answers = generation.of(partition).put([records[at] for at in group], self._epoch)
+            placed.update(zip(group, answers, strict=True))
+        return [placed[at] for at in range(len(records))]
+
+    async def delete(
+        self, collection: Collection, deletions: Sequence[StoreDeletion]
+    ) -> list[Deleted]:
+        require_distinct(deletions, "deletions")
+        generation, now_ms = self._of(collection), self._now_ms()
+        deleted: dict[int, Deleted] = {}
+        groups = by_partition([deletion.external_id for deletion in deletions], collection)
+        for partition, group in groups.items():
+            answers = generation.of(partition).delete(
+                [deletions[at] for at in group], self._epoch, now_ms
+            )
+            deleted.update(zip(group, answers, strict=True))
+        return [deleted[at] for at in range(len(deletions))]
 
     async def find(self, collection: Collection, external_ids: Sequence[str]) -> Ids:
-        ids = self._of(collection).ids
-        found = [ids[partition_of(i, collection.partitions)].get(i, -1) for i in external_ids]
-        return np.array(found, np.int64)
-
-    async def unmap(self, collection: Collection, external_ids: Sequence[str]) -> None:
-        ids = self._of(collection).ids
-        for external_id in external_ids:
-            ids[partition_of(external_id, collection.partitions)].pop(external_id, None)
-
-    async def purge(self, collection: Collection, ids: Ids) -> None:
         generation = self._of(collection)
-        for internal in ids.tolist():
-            generation.vectors.pop(internal, None)
-            generation.payloads.pop(internal, None)
+        found = np.full(len(external_ids), -1, np.int64)
+        for at, external_id in enumerate(external_ids):
+            partition = partition_of(external_id, collection.partitions)
+            entry = generation.of(partition).ids.get(external_id)
+            if entry is not None:
+                found[at] = internal_id(partition, entry[0])
+        return found
+
+    async def positions(self, collection: Collection, partitions: range) -> dict[int, int]:
+        generation = self._of(collection)
+        return {partition: generation.of(partition).sequence for partition in partitions}
+
+    async def read_log(
+        self, collection: Collection, after: Mapping[int, int], limit: int
+    ) -> list[LogBatch]:
+        generation = self._of(collection)
+        each = max(1, limit // max(1, len(after)))
+        batches = [generation.of(p).read(position, each) for p, position in after.items()]
+        return [batch for batch in batches if batch is not None]
+
+    async def tidy(self, collection: Collection, upto: Mapping[int, int], keep: int) -> int:
+        generation = self._of(collection)
+        return sum(generation.of(p).tidy(position, keep) for p, position in upto.items())
+
+    async def expire_tombstones(self, collection: Collection, before_ms: int) -> int:
+        return sum(one.expire(before_ms) for one in self._of(collection).partitions.values())
+
+    async def stream(self, collection: Collection, stream_id: str) -> StreamState | None:
+        found = self._stream(collection, stream_id)
+        return None if found is None else StreamState(found.first, found.next)
+
+    async def stream_digests(
+        self, collection: Collection, stream_id: str, first: int, count: int
+    ) -> bytes:
+        found = self._stream(collection, stream_id)
+        digests = bytearray(count * DIGEST_BYTES)
+        if found is not None:
+            start, stop = max(first, found.first), min(first + count, found.next)
+            if start < stop:
+                digests[(start - first) * DIGEST_BYTES : (stop - first) * DIGEST_BYTES] = (
+                    found.digests[
+                        (start - found.first) * DIGEST_BYTES : (stop - found.first) * DIGEST_BYTES
+                    ]
+                )
+        return bytes(digests)
+
+    async def advance_stream(
+        self, collection: Collection, stream_id: str, first: int, digests: bytes
+    ) -> None:
+        require_whole_digests(digests)
+        found = self._stream(collection, stream_id) or _Stream(first, 0)
+        if first != found.next:
+            raise stream_refusal(stream_id, first, found.next)
+        found.digests += digests
+        found.kept_until_ms = self._now_ms() + STREAM_KEPT_S * 1000
+        self._of(collection).streams[stream_id] = found
+
+    async def documents(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredDocument]]:
+        for batch in self._of(collection).of(partition).documents(_IDS_PER_BATCH):
+            yield batch
+
+    async def restore(
+        self,
+        collection: Collection,
+        partition: int,
+        documents: Sequence[StoredDocument],
+        position: int,
+    ) -> None:
+        require_restorable(documents, position)
+        self._epoch = max(self._epoch, split_sequence(position)[0] + 1)
+        self._of(collection).of(partition).restore(list(documents), position)
 
     async def vectors(self, collection: Collection, ids: Ids) -> list[bytes | None]:
-        vectors = self._of(collection).vectors
-        _check_ids(ids, collection)
-        return [vectors.get(internal) for internal in ids.tolist()]
+        return [pair[0] for pair in self._values(collection, ids)]
 
     async def payloads(self, collection: Collection, ids: Ids) -> list[bytes | None]:
-        payloads = self._of(collection).payloads
-        _check_ids(ids, collection)
-        return [payloads.get(internal) for internal in ids.tolist()]
+        return [pair[1] for pair in self._values(collection, ids)]
+
+    async def external_ids(self, collection: Collection, ids: Ids) -> list[str | None]:
+        payloads = [pair[1] for pair in self._values(collection, ids)]
+        return [external_id_in(payload) for payload in payloads]
 
     async def live_ids(self, collection: Collection, partitions: range) -> AsyncIterator[Ids]:
         for partition in partitions:
-            live = np.array(list(self._of(collection).ids[partition].values()), np.int64)
+            live = self._of(collection).of(partition).live()
             for start in range(0, len(live), _IDS_PER_BATCH):
                 yield live[start : start + _IDS_PER_BATCH]
 
     async def usage(self, collection: Collection) -> StoreUsage:
-        generation = self._of(collection)
-        live = [i for ids in generation.ids.values() for i in ids.values()]
-        count = max(len(live), 1)
+        partitions = list(self._of(collection).partitions.values())
+        pairs = [one.value(sequence) for one in partitions for sequence, _ in one.ids.values()]
+        count = max(len(pairs), 1)
         return StoreUsage(
-            documents=len(live),
-            vector_bytes_per_document=sum(len(generation.vectors[i]) for i in live) / count,
-            payload_bytes_per_document=sum(len(generation.payloads[i]) for i in live) / count,
+            documents=len(pairs),
+            vector_bytes_per_document=sum(len(vector or b"") for vector, _ in pairs) / count,
+            payload_bytes_per_document=sum(len(payload or b"") for _, payload in pairs) / count,
             used_memory_bytes=self._used_bytes(),
+            tombstones=sum(len(one.tombstones) for one in partitions),
+            log_entries=sum(len(one.log) for one in partitions),
         )
 
     async def ping(self) -> None:
@@ -133,15 +263,24 @@ class MemoryStore:
     def _of(self, collection: Collection) -> _Generation:
         return self._generations[collection.name, collection.generation]
 
-    def _put(self, generation: _Generation, partitions: int, record: StoreRecord) -> Placed:
-        partition = partition_of(record.external_id, partitions)
-        generation.sequences[partition] += 1
-        new = internal_id(partition, generation.sequences[partition])
-        generation.vectors[new] = record.vector
-        generation.payloads[new] = record.payload
-        replaced = generation.ids[partition].get(record.external_id, -1)
-        generation.ids[partition][record.external_id] = new
-        return Placed(new, replaced)
+    def _stream(self, collection: Collection, stream_id: str) -> _Stream | None:
+        streams = self._of(collection).streams
+        found = streams.get(stream_id)
+        if found is not None and found.kept_until_ms <= self._now_ms():
+            del streams[stream_id]
+            return None
+        return found
+
+    def _values(self, collection: Collection, ids: Ids) -> list[tuple[bytes | None, bytes | None]]:
+        generation = self._of(collection)
+        split = [split_id(internal) for internal in ids.tolist()]
+        if any(partition >= collection.partitions for partition, _ in split):
+            raise InvalidRequest(
+                "ids",
+                f"an id names a partition beyond the collection's {collection.partitions}; "
+                f"ids of another collection or generation cannot be read here",
+            )
+        return [generation.of(partition).value(sequence) for partition, sequence in split]
 
     def _require_room(self, records: Sequence[StoreRecord]) -> None:
         if self.max_bytes is None:
@@ -155,18 +294,7 @@ class MemoryStore:
 
     def _used_bytes(self) -> int:
         return sum(
-            sum(map(len, generation.vectors.values()))
-            + sum(map(len, generation.payloads.values()))
-            + sum(len(i.encode()) for ids in generation.ids.values() for i in ids)
+            partition.nbytes()
             for generation in self._generations.values()
+            for partition in generation.partitions.values()
         )
-
-
-def _check_ids(ids: Ids, collection: Collection) -> None:
-    for internal in ids.tolist():
-        if split_id(internal)[0] >= collection.partitions:
-            raise InvalidRequest(
-                "ids",
-                f"an id names a partition beyond the collection's {collection.partitions}; "
-                f"ids of another collection or generation cannot be read here",
-            )

@@ -45,6 +45,8 @@ async def open_store(section: StoreSection, stack: AsyncExitStack) -> VectorStor
             prefix=section.prefix,
             max_connections=section.max_connections,
             command_timeout_s=section.timeout_s,
+            wait_replicas=section.wait_replicas,
+            wait_timeout_s=section.wait_timeout_s,
         )
     )
     stack.push_async_callback(store.close)

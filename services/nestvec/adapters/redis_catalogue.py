@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nestvec.adapters.redis_client import Command, RedisClient
+from nestvec.adapters.redis_catalogue_scripts import CREATE, LEAVE, UPDATE
+from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_keys import FORMAT, Keyspace
-from nestvec.adapters.redis_scripts import CREATE, LEAVE
+from nestvec.adapters.redis_pool import Command
 from nestvec.core.collection import Collection
 from nestvec.core.errors import AlreadyExists, ConfigError, NotFound, StoreUnavailable
 
@@ -44,7 +45,6 @@ class RedisCatalogue:
         if await self._client.call(b"HEXISTS", self._keys.collections, collection.name):
             raise _taken(collection.name)
         created = replace(collection, generation=await self._unused_generation(collection))
-        record = json.dumps(created.to_dict(), separators=(",", ":")).encode()
         command: list[bytes | str | int] = [
             3,
             self._keys.format,
@@ -52,16 +52,42 @@ class RedisCatalogue:
             self._keys.assets(created.name, created.generation),
             FORMAT,
             created.name,
-            record,
+            _record_of(created),
         ]
         for name, value in assets.items():
             command += name, value
-        (answer,) = await self._client.run(CREATE, [tuple(command)], atomic=False)
+        (answer,) = await self._client.run(CREATE, [tuple(command)])
         if answer == 0:
             raise _taken(collection.name)
         if answer != 1:
             self._require_format(answer)
         return created
+
+    async def update(
+        self, collection: Collection, added: Mapping[str, bytes], dropped: Sequence[str]
+    ) -> None:
+        """Replace the record of this generation. Raises NotFound when it is not in the catalogue.
+
+        Without assets to add, a full store does not refuse it.
+        """
+        name, generation = collection.name, collection.generation
+        command: list[bytes | str | int] = [
+            2,
+            self._keys.collections,
+            self._keys.assets(name, generation),
+            name,
+            generation,
+            _record_of(collection),
+            len(dropped),
+            *dropped,
+        ]
+        for asset, value in added.items():
+            command += asset, value
+        (answer,) = await self._client.run(UPDATE, [tuple(command)])
+        if not answer:
+            raise NotFound(
+                "collection", f"{name}/{generation}", "it was dropped, or created again since"
+            )
 
     async def leave(self, collection: Collection) -> None:
         """Take this generation out, and note that its keys are still to be deleted."""
@@ -75,7 +101,7 @@ class RedisCatalogue:
             generation,
             f"{name}:{generation}",
         )
-        await self._client.run(LEAVE, [call], atomic=False)
+        await self._client.run(LEAVE, [call])
 
     async def finish_drops(self) -> None:
         """Delete the keys of every generation that has left. Safe to repeat and to share."""
@@ -147,3 +173,7 @@ class RedisCatalogue:
 
 def _taken(name: str) -> AlreadyExists:
     return AlreadyExists("collection", name, "drop it first, or choose another name")
+
+
+def _record_of(collection: Collection) -> bytes:
+    return json.dumps(collection.to_dict(), separators=(",", ":")).encode()

@@ -1,14 +1,20 @@
 """The store's keys and the values that nestvec itself reads back: one place, one format version.
 
-    nestvec:{catalogue}:format                "1": the format of everything under this prefix
+    nestvec:{catalogue}:format                "2": the format of everything under this prefix
     nestvec:{catalogue}:collections           hash: name -> Collection as JSON
     nestvec:{catalogue}:generations           hash: name -> the last generation ever given out
     nestvec:{catalogue}:dropping              set of "name:generation" whose keys are being deleted
+    nestvec:{catalogue}:primary               hash: which server the epoch was registered for
     nestvec:{catalogue}:assets:NAME:G         hash: asset name -> bytes
     nestvec:{NAME:G:P}:sequence               the last sequence number given out; never goes back
-    nestvec:{NAME:G:P}:ids                    hash: external id -> where it lives (see `locate`)
+    nestvec:{NAME:G:P}:ids                    hash: external id -> where it lives (see `read_entry`)
+    nestvec:{NAME:G:P}:tombstones             hash: external id -> when it was deleted, and version
+    nestvec:{NAME:G:P}:log                    stream: every change (see redis_log)
+    nestvec:{NAME:G:P}:tidied                 up to which sequence what was replaced is freed
     nestvec:{NAME:G:P}v:SEQUENCE              one full vector, as core.codec encodes it
     nestvec:{NAME:G:P}d:SEQUENCE              one payload, as core.document encodes it
+    nestvec:{NAME:G:streams}s:ID              hash: first and next offset of an ingest stream
+    nestvec:{NAME:G:streams}d:CHUNK:ID        4 bytes an offset, 65,536 offsets a chunk
 
 What stands in braces is the hash tag: all keys of one partition share a Redis Cluster slot, so one
 script may write them. Generations are never given out twice, so what a crash leaves of a dropped
@@ -18,7 +24,7 @@ collection can never be read as part of a later one of the same name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 
 from nestvec.core.arrays import Ids
@@ -27,26 +33,36 @@ from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.placement import split_id
 
 # Raise it when a key or value below changes its meaning; older versions then refuse the namespace.
-FORMAT = b"1"
+FORMAT = b"2"
 
 # Braces would move the hash tag; *, ?, [ and \ would mean something in a SCAN pattern.
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,32}")
 
-# An id map value says its own kind in its first byte. "s" + decimal sequence: live, no version.
-# Kinds to come (a version beside the sequence, a tombstone) take other letters and a new FORMAT.
-_LIVE = b"s"
-# 14 digits: far more than any partition will ever see, and sure to fit core.placement's 48 bits.
-_LONGEST = 15
+# An id map value says its own kind in its first byte: "v", then 6 bytes sequence and 8 bytes
+# version, both big-endian. Scripts compare versions byte by byte: Lua's numbers cannot hold them.
+_LIVE = b"v"
+_ENTRY_BYTES = 15
+SEQUENCE_BYTES = 6
+VERSION_BYTES = 8
+
+
+def entry_value(sequence: int, version: int) -> bytes:
+    """An id map value. redis_scripts.PUT writes the same format, in Lua."""
+    return _LIVE + sequence.to_bytes(SEQUENCE_BYTES, "big") + version.to_bytes(VERSION_BYTES, "big")
+
+
+def read_entry(value: bytes) -> tuple[int, int] | None:
+    """(sequence, version) in an id map value, or None when the value is damaged."""
+    if len(value) != _ENTRY_BYTES or value[:1] != _LIVE:
+        return None
+    sequence = int.from_bytes(value[1:7], "big")
+    return (sequence, int.from_bytes(value[7:], "big")) if sequence else None
 
 
 def locate(value: bytes) -> int | None:
-    """The sequence number in an id map value, or None when the value is damaged.
-
-    redis_scripts.PUT reads the same format, in Lua.
-    """
-    if value[:1] != _LIVE or len(value) > _LONGEST or not value[1:].isdigit():
-        return None
-    return int(value[1:])
+    """Only the sequence number of `read_entry`."""
+    entry = read_entry(value)
+    return None if entry is None else entry[0]
 
 
 class PartitionKeys:
@@ -56,6 +72,9 @@ class PartitionKeys:
         tags = [f"{prefix}:{{{name}:{generation}:{p}}}".encode() for p in range(partitions)]
         self.ids = [tag + b":ids" for tag in tags]
         self.sequences = [tag + b":sequence" for tag in tags]
+        self.tombstones = [tag + b":tombstones" for tag in tags]
+        self.logs = [tag + b":log" for tag in tags]
+        self.tidied = [tag + b":tidied" for tag in tags]
         self.vector_prefixes = [tag + b"v:" for tag in tags]
         self.payload_prefixes = [tag + b"d:" for tag in tags]
 
@@ -95,6 +114,7 @@ class Keyspace:
         self.collections = f"{catalogue}collections".encode()
         self.generations = f"{catalogue}generations".encode()
         self.dropping = f"{catalogue}dropping".encode()
+        self.primary = f"{catalogue}primary".encode()
         # Keys of 16,384 partitions are 4 MB: the cache is bounded by collections in use.
         self._partitions: Callable[[str, int, int], PartitionKeys] = lru_cache(maxsize=64)(
             lambda name, generation, count: PartitionKeys(prefix, name, generation, count)
@@ -108,6 +128,17 @@ class Keyspace:
         """The keys of a collection's partitions."""
         return self._partitions(collection.name, collection.generation, collection.partitions)
 
+    def stream(self, collection: Collection, stream_id: str) -> bytes:
+        """The hash that keeps where an ingest stream stands."""
+        return f"{self._streams(collection)}s:{stream_id}".encode()
+
+    def digests(self, collection: Collection, stream_id: str, chunk: int) -> bytes:
+        """The string that keeps the digests of one chunk of an ingest stream's offsets."""
+        return f"{self._streams(collection)}d:{chunk}:{stream_id}".encode()
+
+    def _streams(self, collection: Collection) -> str:
+        return f"{self.prefix}:{{{collection.name}:{collection.generation}:streams}}"
+
     def pattern(self, name: str, generation: int) -> bytes:
         """What SCAN matches to find every key of a generation's partitions, of any kind."""
         return f"{self.prefix}:{{{name}:{generation}:*".encode()
@@ -116,11 +147,3 @@ class Keyspace:
 def tag_of(key: bytes) -> bytes:
     """What decides the slot of one of our keys, and so with which others it may travel."""
     return key[: key.index(b"}")]
-
-
-def by_partition(partitions: Sequence[int]) -> dict[int, list[int]]:
-    """Positions grouped by partition, in order. partitions: one a position."""
-    groups: dict[int, list[int]] = {}
-    for position, partition in enumerate(partitions):
-        groups.setdefault(partition, []).append(position)
-    return groups

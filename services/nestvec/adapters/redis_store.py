@@ -1,45 +1,59 @@
 """The VectorStore on a Redis-protocol server. Tested with Valkey 9.1 and Redis 7.0.
 
 Vectors and payloads are plain string keys, so that MGET reads any number in one round trip and a
-rerank never touches text. redis_keys.py has the layout, redis_scripts.py the atomic writes.
+rerank never touches text. redis_keys.py has the layout, redis_scripts.py the atomic writes,
+redis_epochs.py what keeps sequence numbers apart when a server loses its last writes.
+
+What an answered write survives: a crash of any process; a power cut as far as the server's
+`appendfsync` says; a failover where `wait_replicas` is set, or the replica had caught up.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import numpy as np
 
+from nestvec.adapters.redis_backup import RedisBackup
 from nestvec.adapters.redis_catalogue import RedisCatalogue
-from nestvec.adapters.redis_client import Command, RedisClient
-from nestvec.adapters.redis_keys import Keyspace, PartitionKeys, by_partition, locate, tag_of
-from nestvec.adapters.redis_pool import RedisSettings
-from nestvec.adapters.redis_scripts import PUT
+from nestvec.adapters.redis_client import RedisClient
+from nestvec.adapters.redis_epochs import Epochs
+from nestvec.adapters.redis_keys import Keyspace, locate
+from nestvec.adapters.redis_log import RedisLog
+from nestvec.adapters.redis_pool import Command, RedisSettings
+from nestvec.adapters.redis_reads import KEYS_PER_COMMAND, RedisReads, chunks
+from nestvec.adapters.redis_streams import RedisStreams
 from nestvec.adapters.redis_usage import measure
+from nestvec.adapters.redis_writes import RedisWrites
+from nestvec.adapters.store_rules import by_partition, external_id_in
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
-from nestvec.core.errors import CorruptVector, InvalidRequest
-from nestvec.core.placement import internal_id, internal_ids, partition_of
-from nestvec.core.ports import Placed, StoreRecord, StoreUsage
-
-T = TypeVar("T")
-
-# One command is one turn of the server's only thread: at a thousand it is still about 1 ms.
-_KEYS_PER_COMMAND = 1000
-# A transaction holds the server for about 1 ms a MiB; a partition's records are never split.
-_BYTES_PER_TRANSACTION = 4 << 20
-MAX_RECORDS_PER_PUT = 1 << 14
+from nestvec.core.errors import CorruptVector
+from nestvec.core.placement import internal_id, internal_ids
+from nestvec.core.ports import (
+    Deleted,
+    LogBatch,
+    Placed,
+    StoredDocument,
+    StoreDeletion,
+    StoreRecord,
+    StoreUsage,
+    StreamState,
+)
 
 
 class RedisStore:
     """A `VectorStore`. `cluster` in the settings keeps the keys of each command in one slot."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        self._client = RedisClient(settings)
         self._keys = Keyspace(settings.prefix)
+        self._client = RedisClient(settings, Epochs(self._keys.primary))
+        self._reads = RedisReads(self._client, settings.cluster)
         self._catalogue = RedisCatalogue(self._client, self._keys)
-        self._cluster = settings.cluster
+        self._writes = RedisWrites(self._client, self._keys, settings.cluster)
+        self._log = RedisLog(self._client, self._keys, self._reads)
+        self._streams = RedisStreams(self._client, self._keys)
+        self._backup = RedisBackup(self._client, self._keys)
         self._format_known = False
 
     @property
@@ -62,6 +76,12 @@ class RedisStore:
         await self._require_format()
         return await self._catalogue.create(collection, assets)
 
+    async def update_collection(
+        self, collection: Collection, added: Mapping[str, bytes], dropped: Sequence[str] = ()
+    ) -> None:
+        await self._require_format()
+        await self._catalogue.update(collection, added, dropped)
+
     async def drop_collection(self, collection: Collection) -> None:
         await self._require_format()
         await self._catalogue.leave(collection)
@@ -77,30 +97,26 @@ class RedisStore:
         return await self._catalogue.asset(collection, name)
 
     async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]:
-        """Write records under new internal ids and point their external ids at them.
+        """Write records under new internal ids, point their external ids at them, and log it.
 
         Atomic a partition; on a standalone server also over partitions, up to 4 MiB. After an
         error some partitions may be written and others not: write all of `records` again. What
-        the first try replaced is then named by no answer; only the id map knows that it is dead.
+        the first try replaced is then named by no answer, only by the log.
         Raises InvalidRequest on an id that stands twice, or more records than 16,384.
         """
         await self._require_format()
-        _check_records(records)
-        keys = self._keys.of(collection)
-        groups = by_partition([partition_of(r.external_id, collection.partitions) for r in records])
-        placed: dict[int, Placed] = {}
-        for partitions in _transactions(groups, records):
-            calls = [
-                _put_call(keys, partition, [records[i] for i in groups[partition]])
-                for partition in partitions
-            ]
-            answers = await self._client.run(PUT, calls, atomic=not self._cluster)
-            for partition, answer in zip(partitions, answers, strict=True):
-                pairs = zip(answer[::2], answer[1::2], strict=True)
-                for position, (new, old) in zip(groups[partition], pairs, strict=True):
-                    replaced = internal_id(partition, old) if old >= 0 else -1
-                    placed[position] = Placed(internal_id(partition, new), replaced)
-        return [placed[position] for position in range(len(records))]
+        return await self._writes.put(collection, records)
+
+    async def delete(
+        self, collection: Collection, deletions: Sequence[StoreDeletion]
+    ) -> list[Deleted]:
+        """Forget external ids, keep tombstones, and log it. A full store does not refuse it.
+
+        Atomic a partition. Raises InvalidRequest on an id that stands twice, or more deletions
+        than 16,384.
+        """
+        await self._require_format()
+        return await self._writes.delete(collection, deletions)
 
     async def find(self, collection: Collection, external_ids: Sequence[str]) -> Ids:
         """(n,) int64 internal ids, -1 where there is none.
@@ -108,12 +124,15 @@ class RedisStore:
         Raises CorruptVector on an id map entry that cannot be read.
         """
         await self._require_format()
+        maps = self._keys.of(collection).ids
         found = np.full(len(external_ids), -1, np.int64)
-        for start, chunk in _chunks(external_ids):
-            groups = by_partition([partition_of(i, collection.partitions) for i in chunk])
-            answers = await self._client.batch(
-                self._map_commands(b"HMGET", collection, chunk, groups)
-            )
+        for start, chunk in chunks(external_ids):
+            groups = by_partition(chunk, collection)
+            commands: list[Command] = [
+                (b"HMGET", maps[partition], *(chunk[i].encode() for i in positions))
+                for partition, positions in groups.items()
+            ]
+            answers = await self._client.batch(commands)
             for (partition, positions), values in zip(groups.items(), answers, strict=True):
                 for position, value in zip(positions, values, strict=True):
                     if value is not None:
@@ -121,27 +140,76 @@ class RedisStore:
                         found[start + position] = internal_id(partition, sequence)
         return found
 
-    async def unmap(self, collection: Collection, external_ids: Sequence[str]) -> None:
+    async def positions(self, collection: Collection, partitions: range) -> dict[int, int]:
+        """Partition -> last sequence; 0 where nothing was written. One round trip up to 1,000."""
         await self._require_format()
-        for _, chunk in _chunks(external_ids):
-            groups = by_partition([partition_of(i, collection.partitions) for i in chunk])
-            await self._client.batch(self._map_commands(b"HDEL", collection, chunk, groups))
+        return await self._log.positions(collection, partitions)
 
-    async def purge(self, collection: Collection, ids: Ids) -> None:
+    async def read_log(
+        self, collection: Collection, after: Mapping[int, int], limit: int
+    ) -> list[LogBatch]:
+        """At most one batch a partition. An entry that cannot be read is a discontinuity."""
         await self._require_format()
-        keys = self._keys.of(collection)
-        for _, chunk in _chunks(keys.vectors(ids) + keys.payloads(ids)):
-            await self._client.batch(
-                [(b"UNLINK", *(chunk[i] for i in group)) for group in self._together(chunk)]
-            )
+        return await self._log.read(collection, after, limit)
+
+    async def tidy(self, collection: Collection, upto: Mapping[int, int], keep: int) -> int:
+        """Bounded: what is left over, the next call frees. A full store does not refuse it."""
+        await self._require_format()
+        return await self._log.tidy(collection, upto, keep)
+
+    async def expire_tombstones(self, collection: Collection, before_ms: int) -> int:
+        await self._require_format()
+        return await self._log.expire_tombstones(collection, before_ms)
+
+    async def stream(self, collection: Collection, stream_id: str) -> StreamState | None:
+        await self._require_format()
+        return await self._streams.state(collection, stream_id)
+
+    async def stream_digests(
+        self, collection: Collection, stream_id: str, first: int, count: int
+    ) -> bytes:
+        await self._require_format()
+        return await self._streams.digests(collection, stream_id, first, count)
+
+    async def advance_stream(
+        self, collection: Collection, stream_id: str, first: int, digests: bytes
+    ) -> None:
+        await self._require_format()
+        await self._streams.advance(collection, stream_id, first, digests)
+
+    async def documents(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredDocument]]:
+        """Each at least once if it lives through the whole scan, the latest one last."""
+        await self._require_format()
+        async for batch in self._backup.documents(collection, partition):
+            yield batch
+
+    async def restore(
+        self,
+        collection: Collection,
+        partition: int,
+        documents: Sequence[StoredDocument],
+        position: int,
+    ) -> None:
+        """Raises InvalidRequest on a document beyond `position`. Safe to repeat."""
+        await self._require_format()
+        await self._backup.restore(collection, partition, documents, position)
 
     async def vectors(self, collection: Collection, ids: Ids) -> list[bytes | None]:
         """Encoded full vectors, None where there is none. One round trip up to 1,000 ids."""
-        return await self._read(self._keys.of(collection).vectors(ids))
+        if not self._format_known:
+            await self._require_format()
+        return await self._reads.values(self._keys.of(collection).vectors(ids))
 
     async def payloads(self, collection: Collection, ids: Ids) -> list[bytes | None]:
         """Encoded payloads, None where there is none. One round trip up to 1,000 ids."""
-        return await self._read(self._keys.of(collection).payloads(ids))
+        if not self._format_known:
+            await self._require_format()
+        return await self._reads.values(self._keys.of(collection).payloads(ids))
+
+    async def external_ids(self, collection: Collection, ids: Ids) -> list[str | None]:
+        return [external_id_in(payload) for payload in await self.payloads(collection, ids)]
 
     async def live_ids(self, collection: Collection, partitions: range) -> AsyncIterator[Ids]:
         """A map entry that cannot be read names no live document, and is passed over."""
@@ -151,7 +219,7 @@ class RedisStore:
             cursor = b"0"
             while True:
                 cursor, fields = await self._client.call(
-                    b"HSCAN", keys.ids[partition], cursor, b"COUNT", _KEYS_PER_COMMAND
+                    b"HSCAN", keys.ids[partition], cursor, b"COUNT", KEYS_PER_COMMAND
                 )
                 located = (locate(value) for value in fields[1::2])
                 sequences = [sequence for sequence in located if sequence is not None]
@@ -161,7 +229,7 @@ class RedisStore:
                     break
 
     async def usage(self, collection: Collection) -> StoreUsage:
-        """The id map counts with the vectors; payloads stand apart."""
+        """The id map and the log count with the vectors; payloads stand apart."""
         await self._require_format()
         return await measure(self._client, self._keys.of(collection))
 
@@ -175,103 +243,6 @@ class RedisStore:
         if not self._format_known:
             await self._catalogue.check_format()
             self._format_known = True
-
-    async def _read(self, keys: list[bytes]) -> list[bytes | None]:
-        if not self._format_known:
-            await self._require_format()
-        if len(keys) <= _KEYS_PER_COMMAND:
-            return await self._read_chunk(keys)
-        return [value for _, chunk in _chunks(keys) for value in await self._read_chunk(chunk)]
-
-    async def _read_chunk(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        if not keys:
-            return []
-        values: list[bytes | None]
-        if not self._cluster:
-            values = await self._client.call(b"MGET", *keys)
-            return values
-        values = [None] * len(keys)
-        groups = self._together(keys)
-        answers = await self._client.batch([(b"MGET", *(keys[i] for i in g)) for g in groups])
-        for group, answer in zip(groups, answers, strict=True):
-            for position, value in zip(group, answer, strict=True):
-                values[position] = value
-        return values
-
-    def _together(self, keys: Sequence[bytes]) -> list[list[int]]:
-        """Positions of keys that one command may name: all of them, or in a cluster one slot's."""
-        if not self._cluster:
-            return [list(range(len(keys)))]
-        groups: dict[bytes, list[int]] = {}
-        for position, key in enumerate(keys):
-            groups.setdefault(tag_of(key), []).append(position)
-        return list(groups.values())
-
-    def _map_commands(
-        self,
-        command: bytes,
-        collection: Collection,
-        external_ids: Sequence[str],
-        groups: Mapping[int, list[int]],
-    ) -> list[Command]:
-        """`command` on the id map of each partition, with the ids that belong to it."""
-        maps = self._keys.of(collection).ids
-        return [
-            (command, maps[partition], *(external_ids[i].encode() for i in positions))
-            for partition, positions in groups.items()
-        ]
-
-
-def _chunks(items: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
-    """(start, items) of at most `_KEYS_PER_COMMAND`."""
-    for start in range(0, len(items), _KEYS_PER_COMMAND):
-        yield start, items[start : start + _KEYS_PER_COMMAND]
-
-
-def _check_records(records: Sequence[StoreRecord]) -> None:
-    if len(records) > MAX_RECORDS_PER_PUT:
-        raise InvalidRequest(
-            "records", f"{len(records):,} at once, at most {MAX_RECORDS_PER_PUT:,}; write in parts"
-        )
-    seen: set[str] = set()
-    for position, record in enumerate(records):
-        if record.external_id in seen:
-            raise InvalidRequest(
-                f"records.{position}.external_id",
-                f"{record.external_id!r} stands twice in one batch; keep one of the two",
-            )
-        seen.add(record.external_id)
-
-
-def _transactions(
-    groups: Mapping[int, list[int]], records: Sequence[StoreRecord]
-) -> Iterator[list[int]]:
-    """Partitions whose records travel together."""
-    partitions: list[int] = []
-    nbytes = 0
-    for partition, positions in groups.items():
-        size = sum(len(records[i].vector) + len(records[i].payload) for i in positions)
-        if partitions and nbytes + size > _BYTES_PER_TRANSACTION:
-            yield partitions
-            partitions, nbytes = [], 0
-        partitions.append(partition)
-        nbytes += size
-    if partitions:
-        yield partitions
-
-
-def _put_call(keys: PartitionKeys, partition: int, records: Sequence[StoreRecord]) -> Command:
-    """PUT's keys and arguments for the records of one partition."""
-    call: list[bytes | str | int] = [
-        2,
-        keys.sequences[partition],
-        keys.ids[partition],
-        keys.vector_prefixes[partition],
-        keys.payload_prefixes[partition],
-    ]
-    for record in records:
-        call += record.external_id, record.vector, record.payload
-    return tuple(call)
 
 
 def _located(value: bytes, external_id: str) -> int:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import PurePath
+from weakref import WeakValueDictionary
 
-from nestvec.core.codec import VectorDtype, floats_to_bytes
-from nestvec.core.collection import Collection, check_name
-from nestvec.core.errors import AlreadyExists, NotFound
+from nestvec.admin.backup import BackupInfo, back_up, read_manifest, restore
+from nestvec.admin.tiers import drawn, with_tier, without_tier
+from nestvec.admin.verification import DEFAULT_SAMPLE, VerificationReport, verify
+from nestvec.core.codec import VectorDtype
+from nestvec.core.collection import Collection, check_name, new_identity
+from nestvec.core.errors import AlreadyExists, ConfigError, InvalidRequest, NotFound
+from nestvec.core.fields import FieldSchema
 from nestvec.core.ports import (
+    BlobStore,
     CoarseSearcher,
+    SnapshotInfo,
     StoreUsage,
     TierStatus,
     VectorStore,
 )
-from nestvec.core.sketch import dither_name, random_dither, random_rotation, rotation_name
 from nestvec.core.space import Space
 from nestvec.core.tiers import nearest_tier
+from nestvec.telemetry.logs import logger
 
 # Collections that a message names.
 _NAMED = 10
+_log = logger()
 
 
 class StoredCatalogue:
@@ -47,8 +57,8 @@ class StoredCatalogue:
         return known
 
     async def refresh(self) -> list[Collection]:
-        """Read all of it again."""
-        collections = await self._store.collections()
+        """Read all of it again, but for what is only being restored."""
+        collections = [one for one in await self._store.collections() if not one.restoring]
         self._known = {collection.name: collection for collection in collections}
         return collections
 
@@ -72,6 +82,7 @@ class CollectionWish:
     tiers: tuple[int, ...] = ()
     store_dim: int = 0
     store_dtype: VectorDtype | None = None
+    fields: tuple[FieldSchema, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,7 @@ class CollectionReport:
 
 
 class AdminApp:
-    """Creates, describes and drops collections."""
+    """Creates, changes, compares, backs up, describes and drops collections."""
 
     def __init__(
         self,
@@ -95,31 +106,56 @@ class AdminApp:
         store: VectorStore,
         default_tiers: Sequence[int],
         default_dtype: VectorDtype = VectorDtype.FP16,
+        open_blobs: Callable[[str], BlobStore] | None = None,
     ) -> None:
+        """open_blobs: the place that a caller names for a backup; without it there are none."""
         self._catalogue = catalogue
         self._space = space
         self._shards = shards
         self._store = store
         self._default_tiers = tuple(default_tiers)
         self._default_dtype = default_dtype
+        self._open_blobs = open_blobs
+        # Changes of one collection take turns.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def create(self, wish: CollectionWish, exist_ok: bool) -> tuple[Collection, bool]:
         """The collection, and whether it is new. Raises AlreadyExists, or InvalidRequest."""
         collection = self._designed(wish)
-        drawn = _drawn(collection)
-        created = True
-        try:
-            collection = await self._store.create_collection(collection, drawn)
-        except AlreadyExists:
-            self._catalogue.forget(wish.name)
-            existing = await self._catalogue.get(wish.name)
-            if not exist_ok:
-                raise
-            _require_same_design(existing, collection)
-            collection, created = existing, False
+        async with self._changing(wish.name):
+            await self._drop_unfinished(wish.name)
+            created = True
+            try:
+                collection = await self._store.create_collection(
+                    collection, drawn(collection, collection.tiers)
+                )
+            except AlreadyExists:
+                existing = await self._newest(wish.name)
+                if not exist_ok:
+                    raise
+                _require_same_design(existing, collection)
+                collection, created = existing, False
+            await self._open(collection)
+        return collection, created
+
+    @asynccontextmanager
+    async def _changing(self, name: str) -> AsyncIterator[None]:
+        # Held here while anybody waits: the dictionary alone would let it go.
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        async with lock:
+            yield
+
+    async def _newest(self, name: str) -> Collection:
+        """As the store has it now. Raises NotFound."""
+        self._catalogue.forget(name)
+        return await self._catalogue.get(name)
+
+    async def _open(self, collection: Collection) -> None:
+        """Have every shard serve this record; whoever asks for it meanwhile finds the one before
+        it, as the shards do.
+        """
         await asyncio.gather(*(shard.open(collection) for shard in self._shards))
         self._catalogue.forget(collection.name)
-        return collection, created
 
     def _designed(self, wish: CollectionWish) -> Collection:
         space = self._space
@@ -133,6 +169,8 @@ class AdminApp:
             store_dim=store_dim,
             tiers=tiers,
             store_dtype=wish.store_dtype or self._default_dtype,
+            fields=wish.fields,
+            identity=new_identity(),
         )
 
     async def collections(self) -> list[Collection]:
@@ -149,37 +187,104 @@ class AdminApp:
 
     async def drop(self, name: str) -> None:
         """Raises NotFound. The catalogue forgets it first, then memory and store are freed."""
-        self._catalogue.forget(name)
-        collection = await self._catalogue.get(name)
-        await self._store.drop_collection(collection)
-        self._catalogue.forget(name)
-        await asyncio.gather(*(shard.drop(name, collection.generation) for shard in self._shards))
+        async with self._changing(name):
+            collection = await self._newest(name)
+            await self._store.drop_collection(collection)
+            self._catalogue.forget(name)
+            await asyncio.gather(
+                *(shard.drop(name, collection.generation) for shard in self._shards)
+            )
 
     async def open_all(self) -> list[Collection]:
-        """Serve everything in the catalogue: at start."""
+        """Serve everything in the catalogue: at start. What was never restored whole is dropped."""
+        await self._drop_unfinished()
         collections = await self._catalogue.refresh()
         for collection in collections:
             await asyncio.gather(*(shard.open(collection) for shard in self._shards))
         return collections
 
+    async def _drop_unfinished(self, name: str | None = None) -> None:
+        """Leftovers of restores that ended with their process. Nobody restores under this name."""
+        for collection in await self._store.collections():
+            if collection.restoring and name in (None, collection.name):
+                _log.warning("restore.unfinished_dropped", collection=collection.name)
+                await self._store.drop_collection(collection)
 
-def _drawn(collection: Collection) -> dict[str, bytes]:
-    """What a generation draws once: the rotation and the dither of each tier's codes."""
-    drawn = {}
-    for dim in collection.tiers:
-        # Two streams: the bound adds what the two draws do as independent.
-        seed = collection.rotation_seed + dim
-        drawn[dither_name(dim)] = floats_to_bytes(random_dither(dim, [seed, 1]))
-        if dim < collection.store_dim:
-            rotation = random_rotation(collection.store_dim - dim, [seed, 0])
-            drawn[rotation_name(dim)] = floats_to_bytes(rotation)
-    return drawn
+    # --- tiers ----------------------------------------------------------------------------------
+
+    async def add_tier(self, name: str, dim: int) -> tuple[Collection, bool]:
+        """The collection with this tier, searchable, and whether it is new. Raises NotFound,
+        TierNotTrained, or InvalidRequest. A shard that fails builds it when it is opened again.
+        """
+        async with self._changing(name):
+            before = await self._newest(name)
+            after = await with_tier(self._store, before, dim)
+            await self._open(after)
+        return after, after != before
+
+    async def drop_tier(self, name: str, dim: int) -> tuple[Collection, bool]:
+        """The collection without this tier, its memory freed, and whether it had it. Raises
+        NotFound, or InvalidRequest for its last tier.
+        """
+        async with self._changing(name):
+            before = await self._newest(name)
+            after = await without_tier(self._store, before, dim)
+            # No search may begin with a tier that a shard is about to drop.
+            self._catalogue.forget(name)
+            await self._open(after)
+        return after, after != before
+
+    # --- comparing, snapshots, backups ----------------------------------------------------------
+
+    async def verify(self, name: str, repair: bool, sample: int) -> VerificationReport:
+        """Compare every shard's tiers with the store. sample: rows a tier and shard; 0: 1,000."""
+        if sample < 0:
+            raise InvalidRequest("sample", f"{sample}, expected 0 or more")
+        collection = await self._catalogue.get(name)
+        return await verify(self._store, self._shards, collection, repair, sample or DEFAULT_SAMPLE)
+
+    async def snapshot(self, name: str) -> list[SnapshotInfo]:
+        """One a shard. Raises NotFound, or SnapshotFailed."""
+        collection = await self._catalogue.get(name)
+        return await asyncio.gather(*(shard.snapshot(collection) for shard in self._shards))
+
+    async def back_up(self, name: str, location: str) -> BackupInfo:
+        """Write the whole collection to a place of its own. Raises NotFound, or SnapshotFailed."""
+        blobs = self._blobs(location)
+        # Dropping it, or changing its tiers, waits.
+        async with self._changing(name):
+            return await back_up(self._store, await self._newest(name), blobs)
+
+    async def restore(self, location: str, name: str) -> tuple[Collection, int]:
+        """The collection made from a backup, and how many documents it has. name: empty for the
+        one that it was backed up under. Raises AlreadyExists, or SnapshotFailed.
+        """
+        blobs = self._blobs(location)
+        manifest = await read_manifest(blobs)
+        name = check_name(name or manifest.collection.name, "name")
+        async with self._changing(name):
+            await self._drop_unfinished(name)
+            collection = await restore(self._store, manifest, blobs, name)
+            await self._open(collection)
+        return collection, manifest.documents
+
+    def _blobs(self, location: str) -> BlobStore:
+        if self._open_blobs is None:
+            raise ConfigError("this server makes and reads no backups")
+        if "://" not in location and not PurePath(location).is_absolute():
+            raise InvalidRequest(
+                "location",
+                f"{location!r} is neither an absolute path nor a URL; the server's own working "
+                f"folder is not a place for backups",
+            )
+        return self._open_blobs(location)
 
 
 def _require_same_design(existing: Collection, wished: Collection) -> None:
     def design(collection: Collection) -> dict[str, object]:
         data = collection.to_dict()
-        return {key: data[key] for key in ("fingerprint", "store_dim", "tiers", "store_dtype")}
+        keys = ("fingerprint", "store_dim", "tiers", "store_dtype", "fields")
+        return {key: data[key] for key in keys}
 
     have, want = design(existing), design(wished)
     different = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import nestvec
+from nestvec.adapters.blob_store import open_blobs
 from nestvec.admin.app import AdminApp, StoredCatalogue
 from nestvec.admin.servicer import ServerFacts
 from nestvec.config import Settings
@@ -20,7 +21,7 @@ def admin_app(
     """The application. New collections serve the tiers that the search classes need."""
     tiers = settings.coarse.tiers or tuple(one.coarse_dim for one in settings.classes.values())
     dtype = VectorDtype(settings.store.dtype)
-    return AdminApp(catalogue, encoder.space, shards, store, tiers, dtype)
+    return AdminApp(catalogue, encoder.space, shards, store, tiers, dtype, open_blobs)
 
 
 def server_facts(settings: Settings, encoder: Encoder) -> ServerFacts:

@@ -10,6 +10,7 @@ import grpc
 
 from nestvec.admin.app import AdminApp, CollectionWish
 from nestvec.core.space import Space
+from nestvec.rpc.field_wire import schema_from_wire
 from nestvec.rpc.server import Mounted
 from nestvec.rpc.wire import collection_to_wire, dtype_from_wire, space_to_wire, tier_to_wire
 from nestvec.telemetry.logs import logger
@@ -47,6 +48,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             tiers=tuple(request.tiers),
             store_dim=request.store_dim,
             store_dtype=dtype_from_wire(request.store_dtype),
+            fields=schema_from_wire(request.fields),
         )
         collection, created = await self._app.create(wish, request.exist_ok)
         if created:
@@ -87,6 +89,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 vector_bytes_per_document=report.store.vector_bytes_per_document,
                 payload_bytes_per_document=report.store.payload_bytes_per_document,
                 used_memory_bytes=report.store.used_memory_bytes,
+                tombstones=report.store.tombstones,
+                log_entries=report.store.log_entries,
             ),
             shards=report.shards,
         )
@@ -100,6 +104,105 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         await self._app.drop(request.name)
         _log.info("collection.dropped", collection=request.name)
         return admin_pb2.DropCollectionResponse()
+
+    async def AddTier(
+        self,
+        request: admin_pb2.AddTierRequest,
+        context: Context,
+    ) -> admin_pb2.AddTierResponse:
+        """See admin.proto."""
+        collection, added = await self._app.add_tier(request.name, request.dim)
+        if added:
+            _log.info("tier.added", collection=request.name, dim=request.dim)
+        return admin_pb2.AddTierResponse(collection=collection_to_wire(collection), added=added)
+
+    async def DropTier(
+        self,
+        request: admin_pb2.DropTierRequest,
+        context: Context,
+    ) -> admin_pb2.DropTierResponse:
+        """See admin.proto."""
+        collection, dropped = await self._app.drop_tier(request.name, request.dim)
+        if dropped:
+            _log.info("tier.dropped", collection=request.name, dim=request.dim)
+        return admin_pb2.DropTierResponse(
+            collection=collection_to_wire(collection), dropped=dropped
+        )
+
+    async def VerifyCollection(
+        self,
+        request: admin_pb2.VerifyCollectionRequest,
+        context: Context,
+    ) -> admin_pb2.VerifyCollectionResponse:
+        """See admin.proto."""
+        report = await self._app.verify(request.name, request.repair, request.sample)
+        _log.info(
+            "collection.verified",
+            collection=request.name,
+            clean=report.clean,
+            damaged=report.damaged,
+            repaired=report.repaired,
+        )
+        return admin_pb2.VerifyCollectionResponse(
+            tiers=[
+                admin_pb2.TierVerification(
+                    shard=shard,
+                    dim=tier.dim,
+                    documents=tier.documents,
+                    missing=tier.missing,
+                    surplus=tier.surplus,
+                    compared=tier.compared,
+                    different=tier.different,
+                )
+                for shard, tier in report.tiers
+            ],
+            store_documents=report.store_documents,
+            damaged_ids=report.damaged_ids,
+            damaged=report.damaged,
+            clean=report.clean,
+            repaired=report.repaired,
+        )
+
+    async def SnapshotShards(
+        self,
+        request: admin_pb2.SnapshotShardsRequest,
+        context: Context,
+    ) -> admin_pb2.SnapshotShardsResponse:
+        """See admin.proto."""
+        snapshots = await self._app.snapshot(request.name)
+        return admin_pb2.SnapshotShardsResponse(
+            snapshots=[
+                admin_pb2.ShardSnapshot(
+                    shard=shard,
+                    location=one.location,
+                    documents=one.documents,
+                    bytes=one.nbytes,
+                )
+                for shard, one in enumerate(snapshots)
+            ]
+        )
+
+    async def BackUpCollection(
+        self,
+        request: admin_pb2.BackUpCollectionRequest,
+        context: Context,
+    ) -> admin_pb2.BackUpCollectionResponse:
+        """See admin.proto."""
+        backup = await self._app.back_up(request.name, request.location)
+        _log.info("collection.backed_up", collection=request.name, documents=backup.documents)
+        return admin_pb2.BackUpCollectionResponse(documents=backup.documents, bytes=backup.nbytes)
+
+    async def RestoreCollection(
+        self,
+        request: admin_pb2.RestoreCollectionRequest,
+        context: Context,
+    ) -> admin_pb2.RestoreCollectionResponse:
+        """See admin.proto."""
+        collection, documents = await self._app.restore(request.location, request.name)
+        _log.info("collection.restored", collection=collection.name, documents=documents)
+        return admin_pb2.RestoreCollectionResponse(
+            collection=collection_to_wire(collection), documents=documents
+        )
 
     async def DescribeServer(
         self,

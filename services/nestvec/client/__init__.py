@@ -16,7 +16,16 @@ from nestvec.client.async_client import AsyncNestvecClient
 from nestvec.client.calls import SearchOptions
 from nestvec.client.ingest import IngestInterrupted
 from nestvec.client.sync_client import NestvecClient
+from nestvec.client.upkeep import (
+    Backup,
+    Restored,
+    ShardSnapshot,
+    TierChange,
+    TierVerification,
+    Verification,
+)
 from nestvec.client.values import (
+    AckName,
     CollectionDescription,
     CollectionInfo,
     Degradation,
@@ -39,7 +48,9 @@ from nestvec.client.values import (
 from nestvec.client.vectors import as_query_vector, normalise
 
 __all__ = [
+    "AckName",
     "AsyncNestvecClient",
+    "Backup",
     "CollectionDescription",
     "CollectionInfo",
     "Degradation",
@@ -54,13 +65,18 @@ __all__ = [
     "IngestReason",
     "IngestReport",
     "NestvecClient",
+    "Restored",
     "SearchClassInfo",
     "SearchOptions",
     "SearchResult",
     "ServerInfo",
     "ServerLimits",
+    "ShardSnapshot",
     "SpaceRef",
     "StoredDocument",
+    "TierChange",
+    "TierVerification",
+    "Verification",
     "as_query_vector",
     "normalise",
 ]

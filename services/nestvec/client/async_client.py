@@ -9,6 +9,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Mapping,
     Sequence,
 )
 from contextlib import asynccontextmanager
@@ -18,11 +19,20 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from numpy.typing import NDArray
 
-from nestvec.client import calls
+from nestvec.client import calls, upkeep
 from nestvec.client.calls import Call, SearchOptions, Service
 from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
 from nestvec.client.ingest import IngestMessage, IngestRun
+from nestvec.client.upkeep import (
+    LONG_S,
+    Backup,
+    Restored,
+    ShardSnapshot,
+    TierChange,
+    Verification,
+)
 from nestvec.client.values import (
+    AckName,
     CollectionDescription,
     CollectionInfo,
     DeleteResult,
@@ -35,6 +45,7 @@ from nestvec.client.values import (
 )
 from nestvec.core.codec import VectorDtype
 from nestvec.core.errors import BudgetSpent, WorkerUnavailable
+from nestvec.core.fields import FieldType
 from nestvec.core.space import Space
 from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
 
@@ -121,6 +132,8 @@ class AsyncNestvecClient:
         batch_size: int = 256,
         on_progress: Callable[[IngestProgress], None] | None = None,
         first_offset: int = 0,
+        stream_id: str | None = None,
+        ack: AckName = "searchable",
         fingerprint: str | None = None,
         timeout_s: float = 120.0,
     ) -> IngestReport:
@@ -130,6 +143,8 @@ class AsyncNestvecClient:
             collection,
             fingerprint,
             first_offset=first_offset,
+            stream_id=stream_id,
+            ack=ack,
             batch_size=batch_size,
             max_message_bytes=self._connection.max_message_bytes,
             on_progress=on_progress,
@@ -160,10 +175,16 @@ class AsyncNestvecClient:
         return await self._run(calls.get(collection, ids, with_vectors), timeout_s)
 
     async def delete(
-        self, collection: str, ids: Sequence[str], *, timeout_s: float | None = None
+        self,
+        collection: str,
+        ids: Sequence[str],
+        *,
+        version: int = 0,
+        ack: AckName = "searchable",
+        timeout_s: float | None = None,
     ) -> DeleteResult:
         """See NestvecClient.delete."""
-        return await self._run(calls.delete(collection, ids), timeout_s)
+        return await self._run(calls.delete(collection, ids, version, ack), timeout_s)
 
     # --- collections and the server -------------------------------------------------------------
 
@@ -174,12 +195,13 @@ class AsyncNestvecClient:
         tiers: Sequence[int] = (),
         store_dim: int = 0,
         store_dtype: VectorDtype | str | None = None,
+        fields: Mapping[str, FieldType | str] | None = None,
         exist_ok: bool = False,
         timeout_s: float | None = None,
     ) -> CollectionInfo:
         """See NestvecClient.create_collection."""
         self._connection.forget(name)
-        call = calls.create_collection(name, tiers, store_dim, store_dtype, exist_ok)
+        call = calls.create_collection(name, tiers, store_dim, store_dtype, exist_ok, fields or {})
         return await self._run(call, timeout_s)
 
     async def collections(self, *, timeout_s: float | None = None) -> list[CollectionInfo]:
@@ -194,6 +216,36 @@ class AsyncNestvecClient:
         """See NestvecClient.drop_collection."""
         self._connection.forget(name)
         await self._run(calls.drop_collection(name), timeout_s)
+
+    async def add_tier(self, name: str, dim: int, *, timeout_s: float = LONG_S) -> TierChange:
+        """See NestvecClient.add_tier."""
+        return await self._run(upkeep.add_tier(name, dim), timeout_s)
+
+    async def drop_tier(self, name: str, dim: int, *, timeout_s: float = LONG_S) -> TierChange:
+        """See NestvecClient.drop_tier."""
+        return await self._run(upkeep.drop_tier(name, dim), timeout_s)
+
+    async def verify(
+        self, name: str, *, repair: bool = False, sample: int = 0, timeout_s: float = LONG_S
+    ) -> Verification:
+        """See NestvecClient.verify."""
+        return await self._run(upkeep.verify(name, repair, sample), timeout_s)
+
+    async def snapshot(self, name: str, *, timeout_s: float = LONG_S) -> list[ShardSnapshot]:
+        """See NestvecClient.snapshot."""
+        return await self._run(upkeep.snapshot(name), timeout_s)
+
+    async def back_up(self, name: str, location: str, *, timeout_s: float = LONG_S) -> Backup:
+        """See NestvecClient.back_up."""
+        return await self._run(upkeep.back_up(name, location), timeout_s)
+
+    async def restore(
+        self, location: str, name: str | None = None, *, timeout_s: float = LONG_S
+    ) -> Restored:
+        """See NestvecClient.restore."""
+        restored = await self._run(upkeep.restore(location, name), timeout_s)
+        self._connection.forget(restored.collection.name)
+        return restored
 
     async def server(self, *, timeout_s: float | None = None) -> ServerInfo:
         """See NestvecClient.server."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nestvec.client import responses
 from nestvec.client.values import (
+    AckName,
     CollectionDescription,
     CollectionInfo,
     DeleteResult,
@@ -23,6 +24,10 @@ from nestvec.client.values import (
 from nestvec.client.vectors import as_query_vector, as_query_vectors
 from nestvec.core.codec import VectorDtype, floats_to_bytes
 from nestvec.core.errors import InvalidRequest
+from nestvec.core.fields import FieldSchema, FieldType, field_type
+from nestvec.core.filter_text import parse_filter
+from nestvec.core.filters import Filter
+from nestvec.rpc.field_wire import filter_to_wire, schema_to_wire
 from nestvec.rpc.wire import dtype_to_wire
 from nestvec.v1 import admin_pb2, ingest_pb2, query_pb2
 
@@ -38,6 +43,9 @@ class SearchOptions(TypedDict, total=False):
     whether to order them at full dimension. min_coverage: the least share of the documents, 0 to
     1, that must have answered. explain: fill `SearchResult.explanation`. ids_only: leave texts and
     fields out. exhaustive: fetch every candidate's full vector, whatever the bounds say.
+    watermark: of an `index` report or a `delete` result; the search waits, within its deadline,
+    until it sees what that one wrote. filter: only documents that match, as text such as
+    `lang == "en" and year >= 2020` (nestvec.core.filter_text) or as a tree (nestvec.core.filters).
     fingerprint: the space of a query vector; by default the collection's, asked for once.
     timeout_s: the deadline of this call.
     """
@@ -51,6 +59,8 @@ class SearchOptions(TypedDict, total=False):
     explain: bool
     ids_only: bool
     exhaustive: bool
+    watermark: bytes
+    filter: Filter | str | None
     fingerprint: str | None
     timeout_s: float | None
 
@@ -123,9 +133,14 @@ def _options(
     explain: bool = False,
     ids_only: bool = False,
     exhaustive: bool = False,
+    watermark: bytes = b"",
+    filter: Filter | str | None = None,  # noqa: A002  the word of SearchOptions
     fingerprint: str | None = None,  # noqa: ARG001  stands with the vector
     timeout_s: float | None = None,  # noqa: ARG001  stands with the call
 ) -> query_pb2.SearchOptions:
+    wanted = parse_filter(filter) if isinstance(filter, str) else filter
+    with as_invalid("options.filter", "64-bit"):
+        filter_message = None if wanted is None else filter_to_wire(wanted)
     with as_invalid("options"):
         return query_pb2.SearchOptions(
             search_class=search_class,
@@ -137,6 +152,8 @@ def _options(
             explain=explain,
             ids_only=ids_only,
             exhaustive_rerank=exhaustive,
+            watermark=watermark,
+            filter=filter_message,
         )
 
 
@@ -152,11 +169,31 @@ def get(collection: str, ids: Sequence[str], with_vectors: bool) -> Call[GetResu
     return Call("query", "GetDocuments", request, responses.get_result)
 
 
-def delete(collection: str, ids: Sequence[str]) -> Call[DeleteResult]:
+def delete(
+    collection: str, ids: Sequence[str], version: int, ack: AckName | str
+) -> Call[DeleteResult]:
     """Documents by id."""
+    level = ack_to_wire(ack)
     with as_invalid("ids"):
-        request = ingest_pb2.DeleteDocumentsRequest(collection=collection, ids=_several(ids))
+        request = ingest_pb2.DeleteDocumentsRequest(
+            collection=collection, ids=_several(ids), ack=level
+        )
+    with as_invalid("version", "64-bit"):
+        request.version = version
     return Call("ingest", "DeleteDocuments", request, responses.delete_result)
+
+
+_ACK = {
+    "stored": ingest_pb2.ACK_LEVEL_STORED,
+    "searchable": ingest_pb2.ACK_LEVEL_SEARCHABLE,
+}
+
+
+def ack_to_wire(ack: AckName | str) -> ingest_pb2.AckLevel.ValueType:
+    """Raises InvalidRequest."""
+    if ack not in _ACK:
+        raise InvalidRequest("ack", f"{ack!r}, expected one of {', '.join(_ACK)}")
+    return _ACK[ack]
 
 
 # --- collections and the server -----------------------------------------------------------------
@@ -168,6 +205,7 @@ def create_collection(
     store_dim: int,
     store_dtype: VectorDtype | str | None,
     exist_ok: bool,
+    fields: Mapping[str, FieldType | str],
 ) -> Call[CollectionInfo]:
     """Empty values take the server's defaults."""
     dtype = admin_pb2.STORE_DTYPE_UNSPECIFIED
@@ -175,7 +213,15 @@ def create_collection(
         dtype = dtype_to_wire(_dtype(store_dtype))
     with as_invalid("collection"):
         request = admin_pb2.CreateCollectionRequest(
-            name=name, tiers=tiers, store_dim=store_dim, store_dtype=dtype, exist_ok=exist_ok
+            name=name,
+            tiers=tiers,
+            store_dim=store_dim,
+            store_dtype=dtype,
+            exist_ok=exist_ok,
+            fields=schema_to_wire(
+                FieldSchema(field, field_type(kind, f"fields.{field}"))
+                for field, kind in fields.items()
+            ),
         )
     return Call("admin", "CreateCollection", request, responses.created)
 
@@ -209,7 +255,7 @@ def server() -> Call[ServerInfo]:
 
 
 @contextmanager
-def as_invalid(field: str) -> Iterator[None]:
+def as_invalid(field: str, integers: str = "32-bit") -> Iterator[None]:
     """What a message cannot hold is the caller's input that is wrong; a wrong type stays one."""
     try:
         yield
@@ -219,7 +265,7 @@ def as_invalid(field: str) -> Iterator[None]:
             f"half a character (a lone surrogate) at position {error.start}; send valid Unicode",
         ) from None
     except ValueError as error:
-        raise InvalidRequest(field, f"{error}; expected a 32-bit integer") from None
+        raise InvalidRequest(field, f"{error}; expected a {integers} integer") from None
 
 
 def _several(ids: Sequence[str]) -> Sequence[str]:

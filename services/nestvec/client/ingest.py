@@ -13,14 +13,16 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from nestvec.client.calls import as_invalid
+from nestvec.client.calls import ack_to_wire, as_invalid
 from nestvec.client.values import (
+    AckName,
     IngestDocument,
     IngestFailure,
     IngestProgress,
     IngestReason,
     IngestReport,
 )
+from nestvec.core.clock import MAX_VERSION
 from nestvec.core.codec import floats_to_bytes
 from nestvec.core.errors import (
     BudgetSpent,
@@ -30,7 +32,7 @@ from nestvec.core.errors import (
     StoreUnavailable,
     WorkerUnavailable,
 )
-from nestvec.rpc.wire import fields_to_wire
+from nestvec.rpc.field_wire import fields_to_wire
 from nestvec.v1 import common_pb2, ingest_pb2
 
 IngestMessage = ingest_pb2.IngestDocumentsRequest
@@ -47,15 +49,17 @@ _REASONS = {
     ingest_pb2.INGEST_ERROR_REASON_INVALID: IngestReason.INVALID,
     ingest_pb2.INGEST_ERROR_REASON_UNAVAILABLE: IngestReason.UNAVAILABLE,
     ingest_pb2.INGEST_ERROR_REASON_SUPERSEDED: IngestReason.SUPERSEDED,
+    ingest_pb2.INGEST_ERROR_REASON_STALE: IngestReason.STALE,
 }
 
 
 class IngestInterrupted(NestvecError):
     """The stream of an `index` broke; `__cause__` says why.
 
-    Every document up to and including `acknowledged_offset` is searchable, or stands among the
-    report's failures. Later ones may or may not be: send them again, from `resume_at` on, with
-    `first_offset=resume_at`. Writing a document twice changes nothing.
+    Every document up to and including `acknowledged_offset` is searchable (or stored, where that
+    was asked), or stands among the report's failures. Later ones may or may not be: send them
+    again, from `resume_at` on, with `first_offset=resume_at`; or with a `stream_id`, make the same
+    call again. Writing a document twice changes nothing.
     """
 
     def __init__(self, cause: NestvecError, report: IngestReport) -> None:
@@ -77,6 +81,8 @@ class IngestRun:
         fingerprint: str,
         *,
         first_offset: int,
+        stream_id: str | None = None,
+        ack: AckName = "searchable",
         batch_size: int,
         max_message_bytes: int,
         on_progress: Callable[[IngestProgress], None] | None,
@@ -85,17 +91,27 @@ class IngestRun:
             raise InvalidRequest("batch_size", f"{batch_size}, expected at least 1")
         if first_offset < 0:
             raise InvalidRequest("first_offset", f"{first_offset}, expected 0 or more")
+        if stream_id == "":
+            raise InvalidRequest("stream_id", "empty, expected 1 to 128 bytes, or None")
         self._batch_size = batch_size
         self._document_limit = max_message_bytes - _OVERHEAD_BYTES
         self._message_limit = min(_MESSAGE_BYTES, self._document_limit)
         self._on_progress = on_progress
+        level = ack_to_wire(ack)
         with as_invalid("collection"):
             # Without a dimension: a collection takes full vectors and those it stores.
             self._message = IngestMessage(
                 collection=collection,
                 vector_space=common_pb2.SpaceRef(fingerprint=fingerprint),
                 first_offset=first_offset,
+                ack=level,
             )
+        with as_invalid("stream_id"):
+            self._message.stream_id = stream_id or ""
+        self._resumable = stream_id is not None
+        self._first_offset = first_offset
+        # The first offset that no earlier call had acknowledged.
+        self._resumed_at = first_offset
         self._message_bytes = 0
         self._next_offset = first_offset
         self._acknowledged = first_offset - 1
@@ -103,6 +119,7 @@ class IngestRun:
         self._failed = 0
         self._failures: list[IngestFailure] = []
         self._answered = False
+        self._watermark = b""
         # The last offset of every message that is not acknowledged.
         self._in_flight: deque[int] = deque()
         # Refused here; the server is sent an empty stand-in, so that offsets stay without gaps.
@@ -112,6 +129,11 @@ class IngestRun:
 
     def add(self, document: IngestDocument) -> IngestMessage | None:
         """Take the next document. Returns a message when one is complete."""
+        if self._next_offset < self._resumed_at and not self._message.documents:
+            # Acknowledged to an earlier call: the server has compared the first message.
+            self._next_offset += 1
+            self._message.first_offset = self._next_offset
+            return None
         wire, size = self._written(document)
         complete = None
         if self._message.documents and self._message_bytes + size > self._message_limit:
@@ -166,8 +188,11 @@ class IngestRun:
 
     def settle(self, response: ingest_pb2.IngestDocumentsResponse) -> None:
         """Count one acknowledgement, and tell of it."""
+        if self._resumable and not self._answered:
+            self._resume(response.acknowledged_offset + 1)
         self._answered = True
         self._acknowledged = response.acknowledged_offset
+        self._watermark = response.watermark
         while self._in_flight and self._in_flight[0] <= self._acknowledged:
             self._in_flight.popleft()
         failures = tuple(self._failure(error) for error in response.errors)
@@ -179,6 +204,13 @@ class IngestRun:
                 IngestProgress(self._acknowledged, self._indexed, self._failed, failures)
             )
 
+    def _resume(self, offset: int) -> None:
+        """Leave out what is acknowledged, also what was begun to be written down."""
+        self._resumed_at = offset
+        if self._next_offset <= offset:
+            self._message = IngestMessage(first_offset=self._next_offset)
+            self._message_bytes = 0
+
     def _failure(self, error: ingest_pb2.IngestError) -> IngestFailure:
         mine = self._refused.pop(error.offset, None)
         if mine is not None:
@@ -188,7 +220,14 @@ class IngestRun:
 
     def report(self) -> IngestReport:
         """What became of all so far."""
-        return IngestReport(self._acknowledged, self._indexed, self._failed, tuple(self._failures))
+        return IngestReport(
+            self._acknowledged,
+            self._indexed,
+            self._failed,
+            tuple(self._failures),
+            self._watermark,
+            min(self._resumed_at, self._next_offset) - self._first_offset,
+        )
 
     def finished(self) -> IngestReport:
         """The report of a stream that ended well. Raises IngestInterrupted when it ended early."""
@@ -216,6 +255,7 @@ def _to_wire(document: IngestDocument) -> ingest_pb2.IngestDocument:
         wire.document.fields[name].CopyFrom(field)
     if document.vector is not None:
         wire.vector = _vector_bytes(document.vector)
+    wire.version = _version(document.version)
     return wire
 
 
@@ -223,6 +263,12 @@ def _string(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(field, f"a {type(value).__name__}, expected a string")
     return value
+
+
+def _version(version: object) -> int:
+    if not isinstance(version, int) or not 0 <= version <= MAX_VERSION:
+        raise InvalidRequest("version", f"{version!r}, expected 0 to 2**63 - 1")
+    return version
 
 
 def _require_scalar(value: object, field: str) -> None:

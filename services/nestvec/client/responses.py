@@ -20,10 +20,10 @@ from nestvec.client.values import (
 from nestvec.core.codec import VectorDtype, floats_from_bytes
 from nestvec.core.coverage import Coverage, DegradationKind
 from nestvec.core.ports import StoreUsage
+from nestvec.rpc.field_wire import fields_from_wire, schema_from_wire
 from nestvec.rpc.wire import (
     certificate_from_wire,
     dtype_from_wire,
-    fields_from_wire,
     space_from_wire,
     tier_from_wire,
 )
@@ -85,22 +85,24 @@ def get_result(message: query_pb2.GetDocumentsResponse) -> GetResult:
 
 def delete_result(message: ingest_pb2.DeleteDocumentsResponse) -> DeleteResult:
     """Counted, with what was not there."""
-    return DeleteResult(message.deleted, tuple(message.missing_ids))
+    return DeleteResult(
+        message.deleted, tuple(message.missing_ids), tuple(message.stale_ids), message.watermark
+    )
 
 
 def created(message: admin_pb2.CreateCollectionResponse) -> CollectionInfo:
     """The collection made, or found."""
-    return _collection(message.collection)
+    return collection_info(message.collection)
 
 
 def collections(message: admin_pb2.ListCollectionsResponse) -> list[CollectionInfo]:
     """By name."""
-    return [_collection(one) for one in message.collections]
+    return [collection_info(one) for one in message.collections]
 
 
 def description(message: admin_pb2.DescribeCollectionResponse) -> CollectionDescription:
     """What it is and what it holds."""
-    info = _collection(message.collection)
+    info = collection_info(message.collection)
     store = message.store
     return CollectionDescription(
         **vars(info),
@@ -110,6 +112,8 @@ def description(message: admin_pb2.DescribeCollectionResponse) -> CollectionDesc
             store.vector_bytes_per_document,
             store.payload_bytes_per_document,
             store.used_memory_bytes,
+            store.tombstones,
+            store.log_entries,
         ),
         shards=message.shards,
     )
@@ -148,10 +152,11 @@ def _space_ref(message: common_pb2.SpaceRef) -> SpaceRef:
 
 def _explanation(message: query_pb2.Explanation) -> Explanation:
     stages = {timing.stage: timing.milliseconds for timing in message.stages}
-    return Explanation(stages, message.candidates, message.fetched)
+    return Explanation(stages, message.candidates, message.fetched, message.matching)
 
 
-def _collection(message: admin_pb2.CollectionDescription) -> CollectionInfo:
+def collection_info(message: admin_pb2.CollectionDescription) -> CollectionInfo:
+    """What a collection is."""
     return CollectionInfo(
         name=message.name,
         space=space_from_wire(message.space),
@@ -160,4 +165,5 @@ def _collection(message: admin_pb2.CollectionDescription) -> CollectionInfo:
         tiers=tuple(message.tiers),
         generation=message.generation,
         partitions=message.partitions,
+        fields={one.name: one.type for one in schema_from_wire(message.fields)},
     )

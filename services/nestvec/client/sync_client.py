@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -12,11 +12,20 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from numpy.typing import NDArray
 
-from nestvec.client import calls
+from nestvec.client import calls, upkeep
 from nestvec.client.calls import Call, SearchOptions, Service
 from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
 from nestvec.client.ingest import IngestMessage, IngestRun
+from nestvec.client.upkeep import (
+    LONG_S,
+    Backup,
+    Restored,
+    ShardSnapshot,
+    TierChange,
+    Verification,
+)
 from nestvec.client.values import (
+    AckName,
     CollectionDescription,
     CollectionInfo,
     DeleteResult,
@@ -29,6 +38,7 @@ from nestvec.client.values import (
 )
 from nestvec.core.codec import VectorDtype
 from nestvec.core.errors import BudgetSpent
+from nestvec.core.fields import FieldType
 from nestvec.core.space import Space
 from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
 
@@ -123,6 +133,8 @@ class NestvecClient:
         batch_size: int = 256,
         on_progress: Callable[[IngestProgress], None] | None = None,
         first_offset: int = 0,
+        stream_id: str | None = None,
+        ack: AckName = "searchable",
         fingerprint: str | None = None,
         timeout_s: float = 120.0,
     ) -> IngestReport:
@@ -130,6 +142,10 @@ class NestvecClient:
 
         `documents` is read, and `on_progress` called, in this thread, never far ahead of the
         server. first_offset: what to call the first document, when an earlier run is resumed.
+        stream_id: 1 to 128 bytes that make this resumable: the server remembers for a week what it
+        acknowledged, so the same call with the same documents goes on where an earlier one broke,
+        and documents of other content are refused (StreamConflict). ack: return once documents are
+        `searchable`, or sooner, once they are `stored` (as durable as the server's settings say).
         fingerprint: the space of vectors that documents bring; by default the collection's.
         timeout_s: how long the server may go without acknowledging anything.
 
@@ -140,6 +156,8 @@ class NestvecClient:
             collection,
             fingerprint,
             first_offset=first_offset,
+            stream_id=stream_id,
+            ack=ack,
             batch_size=batch_size,
             max_message_bytes=self._connection.max_message_bytes,
             on_progress=on_progress,
@@ -170,10 +188,20 @@ class NestvecClient:
         return self._run(calls.get(collection, ids, with_vectors), timeout_s)
 
     def delete(
-        self, collection: str, ids: Sequence[str], *, timeout_s: float | None = None
+        self,
+        collection: str,
+        ids: Sequence[str],
+        *,
+        version: int = 0,
+        ack: AckName = "searchable",
+        timeout_s: float | None = None,
     ) -> DeleteResult:
-        """Delete documents by id. Ids that name nothing are reported, not an error."""
-        return self._run(calls.delete(collection, ids), timeout_s)
+        """Delete documents by id. Ids that name nothing are reported, not an error.
+
+        version: as IngestDocument.version; a document at a newer version stays. ack: return once no
+        search finds them any more, or once the deletion is `stored`.
+        """
+        return self._run(calls.delete(collection, ids, version, ack), timeout_s)
 
     # --- collections and the server -------------------------------------------------------------
 
@@ -184,14 +212,16 @@ class NestvecClient:
         tiers: Sequence[int] = (),
         store_dim: int = 0,
         store_dtype: VectorDtype | str | None = None,
+        fields: Mapping[str, FieldType | str] | None = None,
         exist_ok: bool = False,
         timeout_s: float | None = None,
     ) -> CollectionInfo:
-        """Make a collection; what is left out is the server's default. Raises AlreadyExists, with
+        """Make a collection; what is left out is the server's default. fields: what can be filtered
+        on, with its type (keyword, integer, float, bool or time). Raises AlreadyExists, with
         `exist_ok` only when the existing one has other settings.
         """
         self._connection.forget(name)
-        call = calls.create_collection(name, tiers, store_dim, store_dtype, exist_ok)
+        call = calls.create_collection(name, tiers, store_dim, store_dtype, exist_ok, fields or {})
         return self._run(call, timeout_s)
 
     def collections(self, *, timeout_s: float | None = None) -> list[CollectionInfo]:
@@ -206,6 +236,46 @@ class NestvecClient:
         """Delete a collection with all its documents. Raises NotFound."""
         self._connection.forget(name)
         self._run(calls.drop_collection(name), timeout_s)
+
+    def add_tier(self, name: str, dim: int, *, timeout_s: float = LONG_S) -> TierChange:
+        """Serve one more trained tier, built from stored vectors while searches go on. Returns when
+        it can be searched. Idempotent. Raises NotFound, TierNotTrained, or InvalidRequest.
+        """
+        return self._run(upkeep.add_tier(name, dim), timeout_s)
+
+    def drop_tier(self, name: str, dim: int, *, timeout_s: float = LONG_S) -> TierChange:
+        """Stop serving a tier, and free its memory. Idempotent. Raises InvalidRequest for the
+        last one.
+        """
+        return self._run(upkeep.drop_tier(name, dim), timeout_s)
+
+    def verify(
+        self, name: str, *, repair: bool = False, sample: int = 0, timeout_s: float = LONG_S
+    ) -> Verification:
+        """Compare every tier with the store, and on request mend what differs. sample: how many
+        documents a tier and shard to compare code by code; 0: 1,000.
+        """
+        return self._run(upkeep.verify(name, repair, sample), timeout_s)
+
+    def snapshot(self, name: str, *, timeout_s: float = LONG_S) -> list[ShardSnapshot]:
+        """Write the coarse tiers of every shard where the server looks for them at start."""
+        return self._run(upkeep.snapshot(name), timeout_s)
+
+    def back_up(self, name: str, location: str, *, timeout_s: float = LONG_S) -> Backup:
+        """Write a whole collection to an empty folder or URL that the server can reach. Raises
+        SnapshotFailed.
+        """
+        return self._run(upkeep.back_up(name, location), timeout_s)
+
+    def restore(
+        self, location: str, name: str | None = None, *, timeout_s: float = LONG_S
+    ) -> Restored:
+        """Make a collection of a backup, under its old name or another. Raises AlreadyExists, or
+        SnapshotFailed.
+        """
+        restored = self._run(upkeep.restore(location, name), timeout_s)
+        self._connection.forget(restored.collection.name)
+        return restored
 
     def server(self, *, timeout_s: float | None = None) -> ServerInfo:
         """The server's version, encoder space, search classes and limits."""

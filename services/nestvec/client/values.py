@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -14,6 +14,7 @@ from nestvec.core.certificate import Certificate
 from nestvec.core.codec import VectorDtype
 from nestvec.core.coverage import Coverage
 from nestvec.core.document import FieldValue
+from nestvec.core.fields import FieldType
 from nestvec.core.ports import StoreUsage, TierStatus
 from nestvec.core.space import Space
 
@@ -52,11 +53,14 @@ class Degradation:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How an answer came about. stages: milliseconds by stage, in the order they ran."""
+    """How an answer came about. stages: milliseconds by stage, in the order they ran. matching: how
+    many documents the filter lets through; all of them without one.
+    """
 
     stages: Mapping[str, float]
     candidates: int
     fetched: int
+    matching: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +91,20 @@ class SearchResult:
 class IngestDocument:
     """A document to write. id: your own key, 1 to 512 bytes of UTF-8. vector: (dim,) unit length,
     in the collection's space, when you encoded it; without it the server encodes the text.
+    version: of two writes of an id the one with the greater version stands, whatever their order of
+    arrival: 1 to 2**63 - 1 of your own making, or 0 for the server's clock. Do not mix the two in
+    one collection.
     """
 
     id: str
     text: str
     fields: Mapping[str, FieldValue] = field(default_factory=dict)
     vector: NDArray[Any] | None = None
+    version: int = 0
+
+
+# What an acknowledgement stands for: that documents are stored, or that searches find them too.
+AckName = Literal["stored", "searchable"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,10 +128,14 @@ class GetResult:
 
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
-    """deleted: how many documents. missing_ids: ids that named none."""
+    """deleted: how many documents. missing_ids: ids that named none. stale_ids: ids whose documents
+    stay, because they stand at a newer version. watermark: for `search(..., watermark=...)`.
+    """
 
     deleted: int
     missing_ids: tuple[str, ...]
+    stale_ids: tuple[str, ...] = ()
+    watermark: bytes = b""
 
 
 class IngestReason(enum.StrEnum):
@@ -127,11 +143,13 @@ class IngestReason(enum.StrEnum):
 
     INVALID: it is bad; it never will be taken. UNAVAILABLE: the server could not take it now; send
     it again. SUPERSEDED: its id stood again later in the same message; the later one was taken.
+    STALE: it was written, or deleted, at a newer version.
     """
 
     INVALID = "invalid"
     UNAVAILABLE = "unavailable"
     SUPERSEDED = "superseded"
+    STALE = "stale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +166,8 @@ class IngestFailure:
 class IngestProgress:
     """Where an `index` stands after one acknowledgement.
 
-    acknowledged_offset: every document up to and including it is searchable, or was reported.
+    acknowledged_offset: every document up to and including it is searchable (or stored, where that
+    was asked), or was reported.
     indexed, failed: so far. failures: those that this acknowledgement brought.
     """
 
@@ -164,12 +183,16 @@ class IngestReport:
 
     acknowledged_offset: of the last one settled, one less than the first where there was none.
     failed counts every refusal; failures keeps the first 10,000 (`on_progress` sees all of them).
+    watermark: for `search(..., watermark=...)`, so that the search sees all of these documents.
+    skipped: how many had been acknowledged to an earlier call with the same stream id.
     """
 
     acknowledged_offset: int
     indexed: int
     failed: int
     failures: tuple[IngestFailure, ...]
+    watermark: bytes = b""
+    skipped: int = 0
 
 
 # --- collections and the server -----------------------------------------------------------------
@@ -177,7 +200,9 @@ class IngestReport:
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """What a collection is. store_dim: what is stored and scored. tiers: what may be searched."""
+    """What a collection is. store_dim: what is stored and scored. tiers: what may be searched.
+    fields: what can be filtered on.
+    """
 
     name: str
     space: Space
@@ -186,6 +211,7 @@ class CollectionInfo:
     tiers: tuple[int, ...]
     generation: int
     partitions: int
+    fields: Mapping[str, FieldType]
 
 
 @dataclass(frozen=True)

@@ -3,55 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import time
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
+from nestvec.coarse.follower import Follower
+from nestvec.coarse.opening import Opener
+from nestvec.coarse.saving import Saver
+from nestvec.coarse.served import Served
+from nestvec.coarse.snapshot import ShardSnapshots
+from nestvec.coarse.stored_rows import RowSource
 from nestvec.coarse.tier import Tier
+from nestvec.coarse.upkeep import keep_up
+from nestvec.coarse.verify import Verifier
 from nestvec.concurrency import BoundedExecutor
-from nestvec.core.arrays import Bools, Floats, Ids
-from nestvec.core.codec import floats_from_bytes
 from nestvec.core.collection import Collection
-from nestvec.core.errors import InvalidRequest, NotFound
+from nestvec.core.errors import InvalidRequest, NestvecError, NotFound, WorkerUnavailable
 from nestvec.core.placement import partitions_of
 from nestvec.core.ports import (
     CoarseAnswer,
     CoarseIndexFactory,
     CoarseQuery,
-    CoarseRows,
+    ShardVerification,
+    SnapshotInfo,
     TierStatus,
     VectorStore,
 )
-from nestvec.core.sketch import TailSketch, dither_name, rotation_name
-from nestvec.telemetry.logs import logger
+from nestvec.core.watermark import Watermark
 
-# A pause this long in writing is used to merge everything into one segment.
-_IDLE_S = 0.5
-_AFTER_FAILURE_S = 5.0
-# How far from 1 the length of a stored vector may be: int8 codes of it come nearest to this.
-_ROUNDING = 0.1
 # Rows times dimensions: about 0.3 ms of a 4-bit scan on one core.
 _INLINE_SCAN = 200_000 * 128
 _INLINE_SCAN_ALONE = 250_000 * 256
-_log = logger()
-
-
-@dataclass(slots=True)
-class _Served:
-    """One collection on this shard."""
-
-    collection: Collection
-    tiers: dict[int, Tier]
-    corrupt: int = 0
-    changed_at: float = 0.0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    upkeep: asyncio.Task[None] | None = None
 
 
 class CoarseApp:
-    """Searches, and keeps the segments of each tier in shape. Fills ports.CoarseSearcher."""
+    """Searches, follows the ingest log, and keeps the segments of each tier in shape. Fills
+    ports.CoarseSearcher.
+
+    load_batch: about how many documents are read from the store at once. poll_s: how often the
+    log is looked at when nobody waits. snapshots: where they are kept; snapshot_every_s: how often
+    one is made while something changes, 0 for only when asked and at the end.
+    """
 
     def __init__(
         self,
@@ -62,18 +54,28 @@ class CoarseApp:
         threads: int = 2,
         waiting: int = 256,
         load_batch: int = 2048,
+        poll_s: float = 0.1,
+        snapshots: ShardSnapshots | None = None,
+        snapshot_every_s: float = 0.0,
     ) -> None:
         self._store = store
-        self._factory = factory
         self._shard, self._shards = shard, shards
         self._load_batch = load_batch
-        self._served: dict[str, _Served] = {}
+        self._poll_s = poll_s
+        self._served: dict[str, Served] = {}
+        self._followers: dict[str, Follower] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._search_threads = BoundedExecutor("coarse-search", threads, waiting)
         # Apart from searching, so that a long merge never holds a search's thread; and apart from
         # each other, so that it never holds a write's.
         self._write_threads = BoundedExecutor("coarse-write", 2, waiting)
         self._upkeep_threads = BoundedExecutor("coarse-upkeep", 1, waiting)
+        self._snapshot_threads = BoundedExecutor("coarse-snapshot", 1, waiting)
+        self._rows = RowSource(store, self._write_threads)
+        self._opener = Opener(
+            store, factory, self._rows, snapshots, self._snapshot_threads, load_batch
+        )
+        self._saver = Saver(snapshots, self._snapshot_threads, snapshot_every_s)
 
     # --- searching ------------------------------------------------------------------------------
 
@@ -81,19 +83,22 @@ class CoarseApp:
         """See ports.CoarseSearcher."""
         served = self._get(query.collection, query.generation)
         served.collection.space.require_same(query.fingerprint, "the query")
+        if query.watermark is not None:
+            began = time.monotonic()
+            await self._reach(served, query.watermark, timeout_s)
+            timeout_s = max(timeout_s - (time.monotonic() - began), 0.0)
         tier = served.tiers.get(query.coarse_dim)
         if tier is None:
-            served.collection.require_tier(query.coarse_dim, "coarse_dim")
-            raise InvalidRequest("coarse_dim", f"tier {query.coarse_dim} is not loaded here")
+            raise self._no_tier(served.collection, query.coarse_dim)
         _check(query, served.collection)
-        search = partial(tier.search, query.queries, query.count, query.bound_z)
+        search = partial(tier.search, query.queries, query.count, query.bound_z, query.filter)
         if _runs_inline(query, tier) and self._search_threads.idle:
-            hits, documents = search()
+            hits, documents, matching = search()
         else:
-            hits, documents = await self._search_threads.run("coarse", timeout_s, search)
-        return CoarseAnswer(hits, documents)
+            hits, documents, matching = await self._search_threads.run("coarse", timeout_s, search)
+        return CoarseAnswer(hits, documents, matching)
 
-    def _get(self, name: str, generation: int) -> _Served:
+    def _get(self, name: str, generation: int) -> Served:
         served = self._served.get(name)
         if served is None:
             raise NotFound("collection", name, f"shard {self._shard} does not serve it")
@@ -106,140 +111,140 @@ class CoarseApp:
             )
         return served
 
+    def _no_tier(self, collection: Collection, dim: int) -> NotFound:
+        """Raises where it can never be served. Otherwise what the caller knows of the collection,
+        or what this shard does, is old.
+        """
+        collection.require_searchable(dim, "coarse_dim")
+        served = ", ".join(map(str, collection.tiers))
+        return NotFound(
+            "tier",
+            str(dim),
+            f"shard {self._shard} serves tiers {served} of collection {collection.name!r}",
+        )
+
+    # --- following the log ----------------------------------------------------------------------
+
+    async def reach(self, collection: Collection, watermark: Watermark, timeout_s: float) -> None:
+        """See ports.CoarseSearcher. Raises NotFound where the collection is dropped meanwhile."""
+        served = self._get(collection.name, collection.generation)
+        await self._reach(served, watermark, timeout_s)
+
+    async def _reach(self, served: Served, watermark: Watermark, timeout_s: float) -> None:
+        collection = served.collection
+        if watermark.generation > collection.generation:
+            raise NotFound(
+                "collection",
+                collection.name,
+                f"shard {self._shard} serves its generation {collection.generation}, the watermark "
+                f"is of {watermark.generation}",
+            )
+        # Of a generation that is gone nothing can be waited for.
+        if watermark.generation == collection.generation:
+            await served.progress.reach(watermark.within(served.mine), timeout_s)
+
+    async def progress(self, collection: Collection) -> Watermark:
+        """See ports.CoarseSearcher."""
+        served = self._get(collection.name, collection.generation)
+        return Watermark(collection.generation, dict(served.progress.positions))
+
     # --- opening, changing, dropping ------------------------------------------------------------
 
     async def open(self, collection: Collection) -> int:
-        """See ports.CoarseSearcher. Reads every stored vector of this shard's partitions."""
+        """See ports.CoarseSearcher."""
         lock = self._opening.setdefault(collection.name, asyncio.Lock())
         async with lock:
             served = self._served.get(collection.name)
             if served is not None and served.collection == collection:
-                return _documents(served)
+                return served.documents
+            if served is not None and replace(collection, tiers=served.collection.tiers) == (
+                served.collection
+            ):
+                await self._opener.change_tiers(served, collection)
+                return served.documents
             if served is not None:
-                await self.drop(collection.name, served.collection.generation)
-            tiers = {dim: await self._tier(collection, dim) for dim in collection.tiers}
-            served = _Served(collection, tiers)
-            await self._load(served)
-            if served.corrupt:
-                _log.warning(
-                    "coarse.vectors_left_out", collection=collection.name, vectors=served.corrupt
-                )
-            self._served[collection.name] = served
-            self._touch(served)
-            served.upkeep = asyncio.create_task(self._keep_up(served))
-            return _documents(served)
+                await self._release(served, _replaced(collection))
+            mine = partitions_of(self._shard, collection.partitions, self._shards)
+            served = await self._opener.open(collection, mine)
+            follower = Follower(served, self._store, self._rows, self._load_batch, self._poll_s)
+            # Before the first search: a snapshot may have documents that are deleted now.
+            await follower.catch_up()
+            self._serve(served, follower)
+            return served.documents
 
-    async def _tier(self, collection: Collection, dim: int) -> Tier:
-        tail = collection.store_dim - dim
-        rotation = np.empty((0, 0), np.float32)
-        if tail:
-            raw = await self._store.asset(collection, rotation_name(dim))
-            rotation = floats_from_bytes(raw, tail, rotation_name(dim))
-        raw = await self._store.asset(collection, dither_name(dim))
-        dither = floats_from_bytes(raw, dim, dither_name(dim))[0]
-        return Tier(dim, TailSketch(dim, collection.store_dim, rotation, dither), self._factory)
+    def _serve(self, served: Served, follower: Follower) -> None:
+        name = served.collection.name
+        self._served[name], self._followers[name] = served, follower
+        served.touch()
+        served.tasks = [
+            asyncio.create_task(follower.run()),
+            asyncio.create_task(keep_up(served, self._upkeep_threads)),
+            asyncio.create_task(self._saver.keep_saving(served)),
+        ]
 
-    async def _load(self, served: _Served) -> None:
-        collection = served.collection
-        mine = partitions_of(self._shard, collection.partitions, self._shards)
-        pending: list[Ids] = []
-        async for ids in self._store.live_ids(collection, mine):
-            pending.append(ids)
-            if sum(map(len, pending)) >= self._load_batch:
-                await self._load_ids(served, np.unique(np.concatenate(pending)))
-                pending = []
-        if pending:
-            await self._load_ids(served, np.unique(np.concatenate(pending)))
-
-    async def _load_ids(self, served: _Served, ids: Ids) -> None:
-        codec = served.collection.codec
-        values = await self._store.vectors(served.collection, ids)
-        positions, vectors = codec.decode_sound(values)
-        found = ids[positions]
-        # Of the right size and still not a unit vector: one such must not keep others from use.
-        searchable = _searchable(vectors, served.collection.tiers[0])
-        found, vectors = found[searchable], vectors[searchable]
-        served.corrupt += len(ids) - len(found)
-        if len(found):
-            # A scan may name an id twice, and a batch before this one may hold it.
-            await self._apply_to_tiers(served, CoarseRows(found, vectors, found))
-
-    async def apply(self, collection: Collection, rows: CoarseRows) -> int:
-        """See ports.CoarseSearcher."""
-        served = self._get(collection.name, collection.generation)
-        served.collection.space.require_same(collection.space.fingerprint, "the rows")
-        await self._apply_to_tiers(served, rows)
-        self._touch(served)
-        return _documents(served)
-
-    async def _apply_to_tiers(self, served: _Served, rows: CoarseRows) -> None:
-        # One job for all tiers: a caller that goes away must not leave some of them without it.
-        # The shortest tier comes first, and what it can index the longer ones can too.
-        tiers = list(served.tiers.values())
-        await self._write_threads.run("index", None, lambda: [tier.apply(rows) for tier in tiers])
-
-    async def drop(self, name: str, generation: int) -> None:
-        """See ports.CoarseSearcher."""
-        served = self._served.get(name)
-        if served is None or served.collection.generation != generation:
-            return
-        del self._served[name]
+    async def _release(self, served: Served, reason: NestvecError) -> None:
+        """Stop serving it. reason: for whoever waits for something of it."""
+        name = served.collection.name
+        del self._served[name], self._followers[name]
+        served.progress.end(reason)
         # Whoever waits for it to settle is told that it is gone.
         served.settled.set()
-        if served.upkeep is not None:
-            served.upkeep.cancel()
-            await asyncio.gather(served.upkeep, return_exceptions=True)
+        for task in served.tasks:
+            task.cancel()
+        await asyncio.gather(*served.tasks, return_exceptions=True)
+
+    async def drop(self, name: str, generation: int) -> None:
+        """See ports.CoarseSearcher. Its snapshots are deleted."""
+        served = self._served.get(name)
+        if served is not None and served.collection.generation == generation:
+            await self._release(served, NotFound("collection", name, "it was dropped"))
+        await self._saver.forget(name, generation)
+
+    # --- looking after it -----------------------------------------------------------------------
 
     async def status(self, collection: Collection) -> list[TierStatus]:
         """See ports.CoarseSearcher."""
         served = self._get(collection.name, collection.generation)
         return [tier.status() for tier in served.tiers.values()]
 
-    # --- upkeep ---------------------------------------------------------------------------------
-
-    def _touch(self, served: _Served) -> None:
-        served.changed_at = asyncio.get_running_loop().time()
-        served.settled.clear()
-        served.changed.set()
-
     async def settle(self, collection: Collection) -> None:
-        """See ports.CoarseSearcher."""
-        await self._get(collection.name, collection.generation).settled.wait()
+        """See ports.CoarseSearcher. All that the store holds at this moment is indexed then."""
+        served = self._get(collection.name, collection.generation)
+        await served.progress.catch_up()
+        await served.settled.wait()
         self._get(collection.name, collection.generation)
 
-    async def _keep_up(self, served: _Served) -> None:
-        """Seal and merge while there is something to; sleep until the next change otherwise."""
-        loop = asyncio.get_running_loop()
-        while True:
-            idle = loop.time() - served.changed_at >= _IDLE_S
-            try:
-                worked = await self._compact(served, idle)
-            except Exception as error:  # noqa: BLE001  searches go on without it, only slower
-                _log.error("coarse.upkeep_failed", exc_info=error)
-                await asyncio.sleep(_AFTER_FAILURE_S)
-                continue
-            if worked:
-                continue
-            if idle and loop.time() - served.changed_at >= _IDLE_S:
-                served.changed.clear()
-                served.settled.set()
-                await served.changed.wait()
-            await asyncio.sleep(_IDLE_S / 2)
+    async def snapshot(self, collection: Collection) -> SnapshotInfo:
+        """See ports.CoarseSearcher."""
+        return await self._saver.save(self._get(collection.name, collection.generation))
 
-    async def _compact(self, served: _Served, idle: bool) -> bool:
-        worked = False
-        for tier in served.tiers.values():
-            done = await self._upkeep_threads.run("compact", None, partial(tier.compact, idle))
-            worked = worked or done
-        return worked
+    async def verify(self, collection: Collection, repair: bool, sample: int) -> ShardVerification:
+        """See ports.CoarseSearcher."""
+        served = self._get(collection.name, collection.generation)
+        follower = self._followers[collection.name]
+        verifier = Verifier(served, self._store, self._rows, follower, self._write_threads)
+        return await verifier.run(repair, sample)
 
     async def close(self) -> None:
-        """Stop upkeep and threads."""
+        """Save what changed, then stop following, upkeep and threads."""
         for served in list(self._served.values()):
-            await self.drop(served.collection.name, served.collection.generation)
+            closed = WorkerUnavailable(f"shard {self._shard} of the coarse tier is closed")
+            await self._release(served, closed)
+            await self._saver.save_if_changed(served)
         # Off the event loop: a merge that runs is waited for.
-        for threads in (self._search_threads, self._write_threads, self._upkeep_threads):
+        for threads in (
+            self._search_threads,
+            self._write_threads,
+            self._upkeep_threads,
+            self._snapshot_threads,
+        ):
             await asyncio.to_thread(threads.close)
+
+
+def _replaced(collection: Collection) -> NotFound:
+    return NotFound(
+        "collection", collection.name, f"generation {collection.generation} took its place"
+    )
 
 
 def _runs_inline(query: CoarseQuery, tier: Tier) -> bool:
@@ -248,7 +253,7 @@ def _runs_inline(query: CoarseQuery, tier: Tier) -> bool:
     A plain scan so short takes as long as the hand-over. A bounded one takes longer, and is worth a
     core of its own as soon as anybody else waits for the event loop.
     """
-    if len(query.queries) > 1:
+    if len(query.queries) > 1 or query.filter is not None:
         return False
     if query.bound_z is None:
         return tier.scan_size <= _INLINE_SCAN
@@ -262,16 +267,3 @@ def _check(query: CoarseQuery, collection: Collection) -> None:
         )
     if query.count < 1:
         raise InvalidRequest("count", f"{query.count}, expected 1 or more")
-
-
-def _searchable(vectors: Floats, shortest: int) -> Bools:
-    """Which rows can have been written: unit but for rounding, with a direction in every tier."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(vectors, axis=1)
-        heads = np.linalg.norm(vectors[:, :shortest], axis=1)
-        searchable: Bools = (np.abs(lengths - 1.0) < _ROUNDING) & (heads > 0.0)
-    return searchable
-
-
-def _documents(served: _Served) -> int:
-    return next(iter(served.tiers.values())).status().documents

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+from nestvec.adapters.blob_store import open_blobs
 from nestvec.adapters.faiss_index import FaissFactory
 from nestvec.adapters.opening import open_shared_store
 from nestvec.admin.app import StoredCatalogue
 from nestvec.coarse import servicer
 from nestvec.coarse.app import CoarseApp
+from nestvec.coarse.snapshot import ShardSnapshots
 from nestvec.config import Settings
 from nestvec.core.ports import CoarseSearcher, VectorStore
 from nestvec.rpc.clients import RemoteCoarse
@@ -41,7 +43,20 @@ def local_shard(
 ) -> CoarseApp:
     """Shard `number` of `settings.coarse.shards`, in this process."""
     section = settings.coarse
-    shard = CoarseApp(store, factory, number, section.shards, section.threads, section.waiting)
+    snapshots = None
+    if settings.snapshots is not None:
+        blobs = open_blobs(settings.snapshots)
+        snapshots = ShardSnapshots(blobs, factory, number, section.shards)
+    shard = CoarseApp(
+        store,
+        factory,
+        number,
+        section.shards,
+        section.threads,
+        section.waiting,
+        snapshots=snapshots,
+        snapshot_every_s=section.snapshot_every_s,
+    )
     stack.push_async_callback(shard.close)
     return shard
 
@@ -54,7 +69,9 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     shard = local_shard(settings, store, factory, section.shard, stack)
     catalogue = StoredCatalogue(store)
     for collection in await catalogue.refresh():
-        await shard.open(collection)
+        # One that is being restored is opened by whoever restores it, when it is complete.
+        if not collection.restoring:
+            await shard.open(collection)
     return [servicer.mount(shard, catalogue, settings.server.deadline_cap_s)]
 
 

@@ -7,28 +7,60 @@ indexes (fast-scan, GPU) live together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from nestvec.coarse.field_columns import (
+    NO_FIELDS,
+    FieldColumns,
+    FieldTable,
+    MaskCache,
+    Matching,
+    concatenate_fields,
+)
 from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.codec import Int8Codes
+from nestvec.core.document import FieldValue
 from nestvec.core.errors import DegenerateVector
+from nestvec.core.filters import CheckedFilter
 from nestvec.core.ports import CoarseIndex, CoarseIndexFactory
 from nestvec.core.sketch import SketchColumns, TailSketch
+
+# Before the name of a field, among the names of columns.
+_FIELD = "field-"
+# Rows whose codes are decoded at once: few enough that they stay in the processor's cache.
+_DECODED_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoarseRows:
+    """What a shard indexes and unindexes in one step.
+
+    ids: (n,) int64. vectors: (n, store_dim) float32, as the store gives them back. removed: (m,)
+    int64 ids that must no longer be found; one that is in `ids` too is replaced. fields: n
+    documents' fields, where the collection declares any.
+    """
+
+    ids: Ids
+    vectors: Floats
+    removed: Ids
+    fields: Sequence[Mapping[str, FieldValue]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
     """What a coarse tier keeps of each document beside the index. ids ascend.
 
-    ids: (n,) int64. prefixes: int8 codes of the renormalised prefix. sketch: of the tail.
+    ids: (n,) int64. prefixes: int8 codes of the renormalised prefix. sketch: of the tail. fields:
+    what can be filtered on.
     """
 
     ids: Ids
     prefixes: Int8Codes
     sketch: SketchColumns
+    fields: FieldColumns = NO_FIELDS
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,7 +77,41 @@ class Columns:
             self.sketch.tail_norms,
             self.sketch.corrections,
         )
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in arrays) + self.fields.nbytes
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every column by name, n rows each: for a snapshot. `from_arrays` reverses it."""
+        return {
+            "ids": self.ids,
+            "codes": self.prefixes.codes,
+            "scales": self.prefixes.scales,
+            "bits": self.sketch.bits,
+            "head_norms": self.sketch.head_norms,
+            "tail_norms": self.sketch.tail_norms,
+            "corrections": self.sketch.corrections,
+            **{_FIELD + name: array for name, array in self.fields.arrays.items()},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Columns:
+        """Raises KeyError where a column is missing."""
+        return cls(
+            arrays["ids"],
+            Int8Codes(arrays["codes"], arrays["scales"]),
+            SketchColumns(
+                arrays["bits"],
+                arrays["head_norms"],
+                arrays["tail_norms"],
+                arrays["corrections"],
+            ),
+            FieldColumns(
+                {
+                    name.removeprefix(_FIELD): array
+                    for name, array in arrays.items()
+                    if name.startswith(_FIELD)
+                }
+            ),
+        )
 
     def take(self, rows: np.ndarray) -> Columns:
         """Some rows, in the order given."""
@@ -53,13 +119,24 @@ class Columns:
         prefixes = Int8Codes(
             self.prefixes.codes.take(rows, axis=0), self.prefixes.scales.take(rows)
         )
-        return Columns(self.ids.take(rows), prefixes, self.sketch.take(rows))
+        return Columns(
+            self.ids.take(rows), prefixes, self.sketch.take(rows), self.fields.take(rows)
+        )
 
-    def plain(self, rows: np.ndarray, unit_head: Floats) -> tuple[Ids, Floats]:
-        """Ids and prefix cosines of some rows. unit_head: (dim,) float32, the query's prefix."""
+    def prefix_scores(self, rows: np.ndarray, head: Floats) -> Floats:
+        """(m,) float32: inner products of some rows' prefixes, which are of unit length, with a
+        query's. head: (dim,) float32.
+        """
+        if len(rows) > _DECODED_ROWS:
+            pieces = [
+                self.prefix_scores(rows[start : start + _DECODED_ROWS], head)
+                for start in range(0, len(rows), _DECODED_ROWS)
+            ]
+            return np.concatenate(pieces)
         codes = self.prefixes.codes.take(rows, axis=0).astype(np.float32)
-        scores: Floats = (codes @ unit_head) * self.prefixes.scales.take(rows)
-        return self.ids.take(rows), scores
+        scores: Floats = codes.dot(head)
+        scores *= self.prefixes.scales.take(rows)
+        return scores
 
     def rows_of(self, ids: Ids) -> np.ndarray:
         """Row numbers of those of `ids` that are here."""
@@ -71,10 +148,12 @@ class Columns:
         return here
 
 
-def encode_columns(ids: Ids, vectors: Floats, sketch: TailSketch) -> Columns:
+def encode_columns(
+    ids: Ids, vectors: Floats, sketch: TailSketch, fields: FieldColumns = NO_FIELDS
+) -> Columns:
     """Columns of new rows, sorted by id.
 
-    ids: (n,) int64. vectors: (n, store_dim) float32, as the store gives them back.
+    ids: (n,) int64. vectors: (n, store_dim) float32, as the store gives them back. fields: n rows.
     Raises DegenerateVector when a prefix has no direction: ingest refuses such documents first.
     """
     order = np.argsort(ids)
@@ -83,7 +162,9 @@ def encode_columns(ids: Ids, vectors: Floats, sketch: TailSketch) -> Columns:
     # Not the negation of "zero": NaN is no direction either.
     if not (np.linalg.norm(vectors[:, :dim], axis=1) > 0.0).all():
         raise DegenerateVector("vector", f"no direction over its first {dim} dimensions")
-    return Columns(ids[order], sketch.encode_prefixes(vectors), sketch.encode(vectors))
+    return Columns(
+        ids[order], sketch.encode_prefixes(vectors), sketch.encode(vectors), fields.take(order)
+    )
 
 
 def concatenate(parts: Sequence[Columns]) -> Columns:
@@ -105,15 +186,17 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
             np.concatenate([sketch.tail_norms for sketch in sketches])[order],
             np.concatenate([sketch.corrections for sketch in sketches])[order],
         ),
+        concatenate_fields([part.fields for part in parts], order),
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """Columns and the index over their prefixes."""
+    """Columns and the index over their prefixes. masks: of the last filters."""
 
     columns: Columns
     index: CoarseIndex
+    masks: MaskCache = field(default_factory=MaskCache)
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -128,6 +211,12 @@ class Segment:
         """Kind and size, such as "pq128x4fs:200000"."""
         return f"{self.index.kind}:{len(self)}"
 
+    def matching(self, table: FieldTable, wanted: CheckedFilter) -> Matching:
+        """Its rows that match, deleted ones too."""
+        return self.masks.get(
+            wanted, lambda: table.mask(self.columns.fields, wanted, len(self.columns))
+        )
+
 
 def build_segment(columns: Columns, factory: CoarseIndexFactory) -> Segment:
     """Index the prefixes of `columns`: from the codes, so that a merge needs no store."""
@@ -136,15 +225,23 @@ def build_segment(columns: Columns, factory: CoarseIndexFactory) -> Segment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A segment as one state of the tier sees it. alive: (n,) bool, None when all rows are."""
+    """A segment as one state of the tier sees it. alive: (n,) bool, None when all rows are. live:
+    how many are.
+    """
 
     segment: Segment
     alive: Bools | None = None
+    live: int = field(init=False)
 
-    @property
-    def live(self) -> int:
-        """How many rows are not deleted."""
-        return len(self.segment) if self.alive is None else int(self.alive.sum())
+    def __post_init__(self) -> None:
+        # Counted once: every search asks.
+        live = len(self.segment) if self.alive is None else int(np.count_nonzero(self.alive))
+        object.__setattr__(self, "live", live)
+
+    def matching(self, table: FieldTable, wanted: CheckedFilter) -> Matching:
+        """Its live rows that match."""
+        found = self.segment.matching(table, wanted)
+        return found if self.alive is None else found.among(self.alive)
 
     def without(self, ids: Ids) -> View:
         """The view after deleting those of `ids` that are here."""

@@ -7,11 +7,16 @@ from typing import Any
 import grpc
 
 from nestvec.core.codec import floats_from_bytes
-from nestvec.core.errors import InvalidRequest
-from nestvec.core.ports import Catalogue, CoarseQuery, CoarseRows, CoarseSearcher
+from nestvec.core.ports import Catalogue, CoarseQuery, CoarseSearcher
+from nestvec.core.watermark import Watermark
+from nestvec.rpc.field_wire import filter_from_wire
 from nestvec.rpc.references import named
 from nestvec.rpc.server import Mounted, time_left_s
-from nestvec.rpc.wire import hits_to_wire, ids_from_bytes, tier_to_wire
+from nestvec.rpc.wire import (
+    hits_to_wire,
+    tier_to_wire,
+    verification_to_wire,
+)
 from nestvec.v1 import coarse_pb2, coarse_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -39,11 +44,14 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
             coarse_dim=request.coarse_dim,
             count=request.count,
             bound_z=request.bound_z if bounded else None,
+            filter=filter_from_wire(request.filter) if request.HasField("filter") else None,
+            watermark=Watermark.from_bytes(request.watermark) if request.watermark else None,
         )
         answer = await self._app.search(query, time_left_s(context, self._cap_s))
         return coarse_pb2.SearchCoarseResponse(
             columns=[hits_to_wire(hits, bounded) for hits in answer.hits],
             documents=answer.documents,
+            matching=answer.matching,
         )
 
     async def OpenCollection(
@@ -52,24 +60,51 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         context: Context,
     ) -> coarse_pb2.OpenCollectionResponse:
         """See coarse.proto."""
+        # Its tiers may have changed, and that is why it is opened again.
+        self._catalogue.forget(request.collection.name)
         documents = await self._app.open(await named(self._catalogue, request.collection))
         return coarse_pb2.OpenCollectionResponse(documents=documents)
 
-    async def ApplyRows(
+    async def ReachWatermark(
         self,
-        request: coarse_pb2.ApplyRowsRequest,
+        request: coarse_pb2.ReachWatermarkRequest,
         context: Context,
-    ) -> coarse_pb2.ApplyRowsResponse:
+    ) -> coarse_pb2.ReachWatermarkResponse:
         """See coarse.proto."""
         collection = await named(self._catalogue, request.collection)
-        rows = CoarseRows(
-            ids_from_bytes(request.ids, "ids"),
-            floats_from_bytes(request.vectors, collection.store_dim, "vectors"),
-            ids_from_bytes(request.removed_ids, "removed_ids"),
+        watermark = Watermark.from_bytes(request.watermark)
+        await self._app.reach(collection, watermark, time_left_s(context, self._cap_s))
+        return coarse_pb2.ReachWatermarkResponse()
+
+    async def DescribeProgress(
+        self,
+        request: coarse_pb2.DescribeProgressRequest,
+        context: Context,
+    ) -> coarse_pb2.DescribeProgressResponse:
+        """See coarse.proto."""
+        watermark = await self._app.progress(await named(self._catalogue, request.collection))
+        return coarse_pb2.DescribeProgressResponse(watermark=watermark.to_bytes())
+
+    async def SnapshotShard(
+        self,
+        request: coarse_pb2.SnapshotShardRequest,
+        context: Context,
+    ) -> coarse_pb2.SnapshotShardResponse:
+        """See coarse.proto."""
+        info = await self._app.snapshot(await named(self._catalogue, request.collection))
+        return coarse_pb2.SnapshotShardResponse(
+            location=info.location, documents=info.documents, bytes=info.nbytes
         )
-        if len(rows.ids) != len(rows.vectors):
-            raise InvalidRequest("ids", f"{len(rows.ids)}, beside {len(rows.vectors)} vectors")
-        return coarse_pb2.ApplyRowsResponse(documents=await self._app.apply(collection, rows))
+
+    async def VerifyShard(
+        self,
+        request: coarse_pb2.VerifyShardRequest,
+        context: Context,
+    ) -> coarse_pb2.VerifyShardResponse:
+        """See coarse.proto."""
+        collection = await named(self._catalogue, request.collection)
+        found = await self._app.verify(collection, request.repair, request.sample)
+        return verification_to_wire(found)
 
     async def SettleCollection(
         self,

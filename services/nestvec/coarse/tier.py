@@ -7,21 +7,24 @@ never waits for one. Writers hold the lock; searches do not.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from nestvec.coarse.field_columns import FieldTable
+from nestvec.coarse.search import search_bounded, search_plain, unit_heads
 from nestvec.coarse.segment import (
-    Columns,
+    CoarseRows,
     View,
     build_segment,
     concatenate,
     encode_columns,
 )
 from nestvec.core.arrays import Floats, Ids
-from nestvec.core.errors import DegenerateVector
-from nestvec.core.ports import CoarseHits, CoarseIndexFactory, CoarseRows, TierStatus
+from nestvec.core.document import FieldValue
+from nestvec.core.filters import Filter, validate
+from nestvec.core.ports import CoarseHits, CoarseIndexFactory, TierStatus
 from nestvec.core.sketch import TailSketch
 
 # Fresh rows are indexed exactly and merged as they come, up to this many: cheap enough to do
@@ -33,90 +36,72 @@ _SEAL_ROWS = 16384
 _LARGEST_MERGE = 2_000_000
 # Deleted rows are skipped by the scan but still cost it time and memory.
 _DEAD_SHARE = 0.2
-# A plain tier answer is ordered by int8 scores, so the 4-bit scan must offer more than is asked.
-_SCAN_FACTOR = 8
-_SCAN_LEAST = 100
 
 
 @dataclass(frozen=True, slots=True)
 class TierState:
-    """What one search sees: views in the order they were added, oldest and largest first."""
+    """What one search sees: views in the order they were added, oldest and largest first. live: how
+    many documents can be found.
+    """
 
     views: tuple[View, ...] = ()
+    live: int = field(init=False)
 
-    @property
-    def live(self) -> int:
-        """How many documents can be found."""
-        return sum(view.live for view in self.views)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "live", sum(view.live for view in self.views))
 
 
 class Tier:
     """The searchable prefixes of one length."""
 
-    def __init__(self, dim: int, sketch: TailSketch, factory: CoarseIndexFactory) -> None:
+    def __init__(
+        self,
+        dim: int,
+        sketch: TailSketch,
+        factory: CoarseIndexFactory,
+        table: FieldTable | None = None,
+    ) -> None:
+        """table: the declared fields, one for all tiers of a shard; None declares none."""
         self.dim = dim
         self._sketch = sketch
         self._factory = factory
+        self._table = table or FieldTable()
         self._state = TierState()
         self._write = threading.Lock()
 
     # --- reading --------------------------------------------------------------------------------
 
-    def search(
-        self, queries: Floats, count: int, bound_z: float | None
-    ) -> tuple[list[CoarseHits], int]:
-        """queries: (n, store_dim) float32, unit. Returns one hits a query and the documents
-        searched. See ports.CoarseQuery.
-        """
-        state = self._state
-        heads = queries[:, : self.dim]
-        norms = np.sqrt(np.einsum("ij,ij->i", heads, heads))[:, None]
-        if len(norms) and not norms.min() > 0.0:
-            raise DegenerateVector(
-                "query.vector",
-                f"zero over its first {self.dim} dimensions; ask for a longer coarse_dim",
-            )
-        unit_heads = heads / norms
-        scan = count if bound_z is not None else max(_SCAN_FACTOR * count, _SCAN_LEAST)
-        found = [
-            (view, view.segment.index.search(unit_heads, min(scan, len(view.segment)), view.alive))
-            for view in state.views
-        ]
-        live = state.live
-        hits = []
-        for number, query in enumerate(queries):
-            parts = []
-            for view, (rows, _) in found:
-                mine = rows[number]
-                parts.append((view.segment.columns, mine[mine >= 0]))
-            if not parts:
-                hits.append(_nothing())
-            elif bound_z is None:
-                hits.append(_plain(parts, unit_heads[number], count))
-            else:
-                columns = concatenate([columns.take(rows) for columns, rows in parts])
-                hits.append(self._bounded(columns, query, count, bound_z, live))
-        return hits, live
+    @property
+    def state(self) -> TierState:
+        """What a search that begins now would see."""
+        return self._state
 
-    def _bounded(
-        self, columns: Columns, query: Floats, count: int, bound_z: float, live: int
-    ) -> CoarseHits:
-        prefixes = columns.prefixes
-        prefix_scores = (prefixes.codes.astype(np.float32) @ query[: self.dim]) * prefixes.scales
-        estimates, half_widths = self._sketch.query(query).bound(
-            prefix_scores, prefixes.scales, columns.sketch, bound_z
-        )
-        uppers = estimates + half_widths
-        order = np.argsort(-uppers)
-        best, rest = order[:count], order[count:]
-        # Only where every live document was bounded is anything known of those not returned.
-        bounded_all = len(columns) == live
-        rest_upper = None
-        if bounded_all:
-            rest_upper = float(uppers[rest[0]]) if len(rest) else -np.inf
-        return CoarseHits(
-            columns.ids[best], estimates[best], half_widths[best], rest_upper, live - len(best)
-        )
+    @property
+    def sketch(self) -> TailSketch:
+        """What its codes are made with."""
+        return self._sketch
+
+    def search(
+        self,
+        queries: Floats,
+        count: int,
+        bound_z: float | None,
+        filter: Filter | None = None,  # noqa: A002  the word of ports.CoarseQuery
+    ) -> tuple[list[CoarseHits], int, int]:
+        """queries: (n, store_dim) float32, unit. Returns one hits a query, the documents searched,
+        and how many of them match. See ports.CoarseQuery. Raises InvalidRequest for a filter that
+        does not fit the fields.
+        """
+        state, table = self._state, self._table
+        wanted = None if filter is None else validate(filter, table.fields)
+        if bound_z is None:
+            heads = unit_heads(queries, self.dim)
+            hits, matching = search_plain(state.views, heads, count, table, wanted)
+        else:
+            hits, matching = search_bounded(
+                state.views, queries, count, self._sketch, bound_z, table, wanted
+            )
+        return hits, state.live, matching
 
     @property
     def scan_size(self) -> int:
@@ -126,7 +111,7 @@ class Tier:
     def status(self) -> TierStatus:
         """Documents, deleted rows, segments and bytes."""
         views = self._state.views
-        live = sum(view.live for view in views)
+        live = self._state.live
         return TierStatus(
             dim=self.dim,
             documents=live,
@@ -137,9 +122,16 @@ class Tier:
 
     # --- writing --------------------------------------------------------------------------------
 
+    def adopt(self, state: TierState) -> None:
+        """Take over what a snapshot held, before anything else is done with this tier."""
+        self._state = state
+
     def apply(self, rows: CoarseRows) -> int:
         """Index and unindex in one step. Returns how many documents can then be found."""
-        fresh = encode_columns(rows.ids, rows.vectors, self._sketch)
+        nothing: list[Mapping[str, FieldValue]] = [{}] * len(rows.ids)
+        documents = nothing if rows.fields is None else rows.fields
+        fields = self._table.encode(documents)
+        fresh = encode_columns(rows.ids, rows.vectors, self._sketch, fields)
         with self._write:
             views = [view.without(rows.removed) for view in self._state.views]
             views = [view for view in views if view.live]
@@ -182,24 +174,6 @@ class Tier:
             middle = (view,) if view.live else ()
             self._state = TierState((*larger, *middle, *smaller))
         return True
-
-
-def _plain(
-    parts: Sequence[tuple[Columns, np.ndarray]], unit_head: Floats, count: int
-) -> CoarseHits:
-    """The tier's own cosines, from the int8 prefixes; the sketch is not touched."""
-    found = [columns.plain(rows, unit_head) for columns, rows in parts]
-    ids, scores = found[0]
-    if len(found) > 1:
-        ids = np.concatenate([part[0] for part in found])
-        scores = np.concatenate([part[1] for part in found])
-    best = np.lexsort((ids, -scores))[:count]
-    return CoarseHits(ids[best], scores[best], np.zeros(len(best), np.float32), None)
-
-
-def _nothing() -> CoarseHits:
-    empty = np.empty(0, np.float32)
-    return CoarseHits(np.empty(0, np.int64), empty, empty, -np.inf)
 
 
 def _worth_merging(views: tuple[View, ...], idle: bool) -> list[View]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 from nestvec.core.arrays import Floats
 from nestvec.core.codec import VectorCodec, VectorDtype
 from nestvec.core.errors import ConfigError, InvalidRequest
+from nestvec.core.fields import FieldSchema, FieldType, check_fields
 from nestvec.core.placement import DEFAULT_PARTITIONS, MAX_PARTITIONS
 from nestvec.core.space import Space
 from nestvec.core.tiers import accept_vectors, require_trained, truncate
@@ -26,7 +28,9 @@ class Collection:
 
     `store_dim` is what the store keeps and what scores are computed at: the space's full dimension,
     or a shorter trained tier (the edge mode). `tiers` ascend; each is trained and at most
-    `store_dim`.
+    `store_dim`. `fields` are those that can be filtered on, by name. `identity` is drawn when it is
+    made: two stores may each have a generation 1 of one name, and a snapshot of one must not be
+    taken for the other's. `restoring`: a backup is being read into it; nobody may serve it yet.
     """
 
     name: str
@@ -37,6 +41,9 @@ class Collection:
     partitions: int = DEFAULT_PARTITIONS
     generation: int = 1
     rotation_seed: int = field(default=20221201)
+    fields: tuple[FieldSchema, ...] = ()
+    identity: str = ""
+    restoring: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -48,6 +55,7 @@ class Collection:
             self.require_searchable(dim, "tiers")
         if not 1 <= self.partitions <= MAX_PARTITIONS:
             raise InvalidRequest("partitions", f"{self.partitions}, expected 1 to {MAX_PARTITIONS}")
+        check_fields(self.fields)
 
     @cached_property
     def codec(self) -> VectorCodec:
@@ -111,6 +119,9 @@ class Collection:
             "partitions": self.partitions,
             "generation": self.generation,
             "rotation_seed": self.rotation_seed,
+            "fields": {one.name: one.type.value for one in self.fields},
+            "identity": self.identity,
+            "restoring": self.restoring,
         }
 
     @classmethod
@@ -136,7 +147,17 @@ class Collection:
             partitions=data["partitions"],
             generation=data["generation"],
             rotation_seed=data["rotation_seed"],
+            fields=tuple(
+                FieldSchema(name, FieldType(kind)) for name, kind in data.get("fields", {}).items()
+            ),
+            identity=data.get("identity", ""),
+            restoring=data.get("restoring", False),
         )
+
+
+def new_identity() -> str:
+    """For a collection that is made now."""
+    return secrets.token_hex(8)
 
 
 def check_name(name: str, field_name: str = "collection") -> str:

@@ -13,6 +13,9 @@
     ├── BelowCoverage           fewer shards or documents answered than the caller demands
     ├── BudgetSpent             the deadline passed; names the stage it passed in
     ├── CorruptVector           a stored vector that cannot be what was written; names the document
+    ├── StreamConflict          another document at an offset that was acknowledged
+    ├── StreamTakenOver         another connection goes on with the same stream id
+    ├── SnapshotFailed          a snapshot or backup cannot be written or read
     ├── Unauthenticated, Forbidden
     └── ConfigError             settings that cannot be served; raised before anything listens
 
@@ -147,6 +150,33 @@ class CorruptVector(NestvecError):
             f"stored vector of document {document} is corrupt: {reason}; ingest the document again"
         )
         self.document = document
+
+
+class StreamConflict(NestvecError):
+    """A stream id was used again for other documents."""
+
+    def __init__(self, stream_id: str, offset: int) -> None:
+        super().__init__(
+            f"stream {stream_id!r}: the document at offset {offset} is not the one that was "
+            f"acknowledged there; send what was sent before, or take another stream id"
+        )
+        self.stream_id = stream_id
+        self.offset = offset
+
+
+class StreamTakenOver(NestvecError):
+    """A later connection goes on with this stream."""
+
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(
+            f"stream {stream_id!r} was taken over by a later connection with the same id; "
+            f"go on there, or take another id for another stream"
+        )
+        self.stream_id = stream_id
+
+
+class SnapshotFailed(NestvecError):
+    """A snapshot or backup cannot be written, or cannot be used. Names it and says why."""
 
 
 class Unauthenticated(NestvecError):

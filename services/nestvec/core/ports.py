@@ -6,7 +6,7 @@ network: an application fills a port of the room before it just as its gRPC clie
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,9 @@ import numpy as np
 from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
+from nestvec.core.filters import Filter
 from nestvec.core.space import Role, Space
+from nestvec.core.watermark import Watermark
 
 # --- encoding -----------------------------------------------------------------------------------
 
@@ -86,12 +88,22 @@ class CoarseIndex(Protocol):
         """
         ...
 
+    def to_bytes(self) -> bytes | None:
+        """For a snapshot; None when building it again costs next to nothing."""
+        ...
+
 
 class CoarseIndexFactory(Protocol):
     """Chooses the kind of index by size and hardware, and builds it."""
 
     def build(self, prefixes: Floats) -> CoarseIndex:
         """prefixes: (rows, dim) float32, unit."""
+        ...
+
+    def from_bytes(self, kind: str, data: bytes, rows: int, dim: int) -> CoarseIndex | None:
+        """What `to_bytes` gave of an index of this kind over (rows, dim) prefixes. None when it is
+        none, or not what would be built here (another library, other hardware): build it again.
+        """
         ...
 
 
@@ -103,6 +115,7 @@ class CoarseQuery:
     None asks for plain tier scores (the cosine of renormalised prefixes) and no bounds. alone: no
     other query is under way in this process, so that one in the same process may answer on the
     event loop, where handing a short search to a thread would only cost time. Not on the wire.
+    filter: only matching documents. watermark: answer only once it is reached.
     """
 
     collection: str
@@ -113,6 +126,8 @@ class CoarseQuery:
     count: int
     bound_z: float | None
     alone: bool = False
+    filter: Filter | None = None
+    watermark: Watermark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +149,13 @@ class CoarseHits:
 
 @dataclass(frozen=True, slots=True)
 class CoarseAnswer:
-    """hits: one a query. documents: how many this shard searched."""
+    """hits: one a query. documents: how many this shard searched. matching: how many of them the
+    filter lets through.
+    """
 
     hits: list[CoarseHits]
     documents: int
-
-
-@dataclass(frozen=True, slots=True)
-class CoarseRows:
-    """A change to one shard: all of it becomes visible at once.
-
-    ids: (n,) int64 to index. vectors: (n, store_dim) float32, as the store gives them back.
-    removed: (m,) int64 to unindex.
-    """
-
-    ids: Ids
-    vectors: Floats
-    removed: Ids
+    matching: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,21 +169,70 @@ class TierStatus:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class TierDifference:
+    """One tier of one shard against the store. missing: stored and not indexed. surplus: indexed
+    and not stored. compared: rows whose codes were made again; different: of these.
+    """
+
+    dim: int
+    documents: int
+    missing: int
+    surplus: int
+    compared: int
+    different: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardVerification:
+    """What was found before any repair. damaged: (n,) int64 internal ids of documents whose stored
+    vector or payload is missing, damaged or of another space.
+    """
+
+    tiers: list[TierDifference]
+    store_documents: int
+    damaged: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """Where a snapshot of one shard was written, and how much is in it."""
+
+    location: str
+    documents: int
+    nbytes: int
+
+
 class CoarseSearcher(Protocol):
-    """One shard of the coarse tier, here or behind gRPC."""
+    """One shard of the coarse tier, here or behind gRPC. It follows the ingest log by itself."""
 
     async def search(self, query: CoarseQuery, timeout_s: float) -> CoarseAnswer:
         """Raises SpaceMismatch, or NotFound for a collection or generation not served here."""
         ...
 
     async def open(self, collection: Collection) -> int:
-        """Serve `collection` from now on: read from the store what is in it. Returns how many
-        documents this shard then holds. Calling it again changes nothing.
+        """Serve `collection` from now on, from the newest good snapshot and the log, or from the
+        store. Returns how many documents this shard then holds. Calling it again changes nothing;
+        with other tiers it builds those that are new, while serving, and drops those that are gone.
         """
         ...
 
-    async def apply(self, collection: Collection, rows: CoarseRows) -> int:
-        """Index and unindex. Returns how many documents this shard then holds."""
+    async def reach(self, collection: Collection, watermark: Watermark, timeout_s: float) -> None:
+        """Return once all that the watermark says of this shard's partitions can be found, or no
+        longer found. Raises BudgetSpent.
+        """
+        ...
+
+    async def progress(self, collection: Collection) -> Watermark:
+        """How far in the log this shard is, for its own partitions."""
+        ...
+
+    async def snapshot(self, collection: Collection) -> SnapshotInfo:
+        """Write one to where this shard looks for one at start. Raises SnapshotFailed."""
+        ...
+
+    async def verify(self, collection: Collection, repair: bool, sample: int) -> ShardVerification:
+        """Compare with the store; with `repair`, index and unindex what differs."""
         ...
 
     async def settle(self, collection: Collection) -> None:
@@ -258,19 +312,83 @@ class Catalogue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreRecord:
-    """One document to write: its external id, its encoded vector, its encoded payload."""
+    """One document to write: its external id, its encoded vector, its encoded payload, and the
+    version that decides between two writes of one id (see core.clock).
+    """
 
     external_id: str
     vector: bytes
     payload: bytes
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a record went: its new internal id, and the one it replaced, or -1."""
+    """Where a record went. internal_id: its new one, or -1 where a newer version stands and nothing
+    was written. replaced: the one it replaced, or -1. newest: the version that stands now.
+    """
 
     internal_id: int
     replaced: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDeletion:
+    """One document to delete. remember: keep its version even where the document is unknown here,
+    so that an older write which arrives later is refused.
+    """
+
+    external_id: str
+    version: int
+    remember: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What became of a deletion. internal_id: what it deleted, or -1. position: its place in the
+    log in the form of an internal id, or -1 where nothing was written. newest: the version that
+    stands now: greater than the deletion's own where the document was newer and stays.
+    """
+
+    internal_id: int
+    position: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch:
+    """Consecutive changes of one partition, in one. first, last: the sequences it covers; `follows`
+    (core.watermark) tells whether it continues where a reader stands. added: (n,) int64 internal
+    ids, without those that it removes again. removed: (m,) int64 internal ids.
+    """
+
+    partition: int
+    first: int
+    last: int
+    added: Ids
+    removed: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """All that the store keeps of one live document, for a backup."""
+
+    external_id: str
+    sequence: int
+    version: int
+    vector: bytes | None
+    payload: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What is remembered of a resumable ingest stream. first: its first offset ever. next: the
+    first offset that is not acknowledged.
+    """
+
+    first: int
+    next: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +401,8 @@ class StoreUsage:
     vector_bytes_per_document: float
     payload_bytes_per_document: float
     used_memory_bytes: int
+    tombstones: int = 0
+    log_entries: int = 0
 
 
 class VectorStore(Protocol):
@@ -306,6 +426,14 @@ class VectorStore(Protocol):
         """
         ...
 
+    async def update_collection(
+        self, collection: Collection, added: dict[str, bytes], dropped: Sequence[str] = ()
+    ) -> None:
+        """Replace the record of this generation, with assets added and dropped: all or nothing.
+        Raises NotFound when the catalogue has another generation, or none.
+        """
+        ...
+
     async def drop_collection(self, collection: Collection) -> None:
         """Leave the catalogue first, then delete every key. Safe to repeat."""
         ...
@@ -315,10 +443,19 @@ class VectorStore(Protocol):
         ...
 
     async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]:
-        """Write records under new internal ids and point their external ids at them.
+        """Write records under new internal ids, point their external ids at them, and log it.
 
-        Atomic a partition. Vectors they replace stay until `purge`: a search may still hold them.
-        An external id may stand only once in `records`.
+        Atomic a partition. A record whose id stands, or was deleted, at a greater version is
+        refused by itself. Vectors that are replaced stay until `tidy`: a search may still hold
+        them. An external id may stand only once in `records`.
+        """
+        ...
+
+    async def delete(
+        self, collection: Collection, deletions: Sequence[StoreDeletion]
+    ) -> list[Deleted]:
+        """Forget external ids, keep tombstones with their versions, and log it. Atomic a partition.
+        Vectors and payloads stay until `tidy`.
         """
         ...
 
@@ -326,12 +463,65 @@ class VectorStore(Protocol):
         """(n,) int64 internal ids, -1 where there is none."""
         ...
 
-    async def unmap(self, collection: Collection, external_ids: Sequence[str]) -> None:
-        """Forget the ids: what they named is no longer live. `purge` frees it."""
+    async def positions(self, collection: Collection, partitions: range) -> dict[int, int]:
+        """Partition -> the last sequence written; 0 where nothing was. One round trip."""
         ...
 
-    async def purge(self, collection: Collection, ids: Ids) -> None:
-        """Free vectors and payloads that are no longer live."""
+    async def read_log(
+        self, collection: Collection, after: Mapping[int, int], limit: int
+    ) -> list[LogBatch]:
+        """What was written after a position, for each partition named in `after`: at most one batch
+        a partition, of about `limit` documents over all of them. A batch never spans a
+        discontinuity: where entries are missing within the log, it ends before, and the next read
+        begins after.
+        """
+        ...
+
+    async def tidy(self, collection: Collection, upto: Mapping[int, int], keep: int) -> int:
+        """Free vectors and payloads that the log says were replaced or deleted up to a position,
+        then trim the log of each partition to about `keep` entries, never what was not freed.
+        Returns how many documents were freed. Safe to repeat, and after a crash half-way.
+        """
+        ...
+
+    async def expire_tombstones(self, collection: Collection, before_ms: int) -> int:
+        """Forget deletions older than a time (milliseconds since 1970). Returns how many."""
+        ...
+
+    async def stream(self, collection: Collection, stream_id: str) -> StreamState | None:
+        """What is remembered of a resumable stream."""
+        ...
+
+    async def stream_digests(
+        self, collection: Collection, stream_id: str, first: int, count: int
+    ) -> bytes:
+        """4 bytes an offset, for `count` offsets from `first` on; zeros where nothing is kept."""
+        ...
+
+    async def advance_stream(
+        self, collection: Collection, stream_id: str, first: int, digests: bytes
+    ) -> None:
+        """Acknowledge offsets from `first` on (4 bytes each in `digests`); it must be the stream's
+        next. Kept for a week after the last call.
+        """
+        ...
+
+    def documents(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredDocument]]:
+        """All live documents of a partition, in batches, for a backup."""
+        ...
+
+    async def restore(
+        self,
+        collection: Collection,
+        partition: int,
+        documents: Sequence[StoredDocument],
+        position: int,
+    ) -> None:
+        """Write documents under the sequences they had, without logging; `position` is where the
+        partition's log goes on. For a generation that nobody serves yet.
+        """
         ...
 
     async def vectors(self, collection: Collection, ids: Ids) -> list[bytes | None]:
@@ -348,6 +538,10 @@ class VectorStore(Protocol):
         """
         ...
 
+    async def external_ids(self, collection: Collection, ids: Ids) -> list[str | None]:
+        """For messages: from payloads; None where the payload is gone or damaged."""
+        ...
+
     async def usage(self, collection: Collection) -> StoreUsage:
         """How much is kept."""
         ...
@@ -358,4 +552,37 @@ class VectorStore(Protocol):
 
     async def close(self) -> None:
         """Close connections."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Files in a folder or in object storage, for snapshots and backups. Blocking.
+
+    Paths are relative, with "/" between parts. All raise SnapshotFailed when the place cannot be
+    read or written (full, forbidden, unreachable).
+    """
+
+    @property
+    def location(self) -> str:
+        """For messages, without credentials."""
+        ...
+
+    def write(self, path: str, data: bytes) -> None:
+        """All of it or nothing: a reader never sees half a file."""
+        ...
+
+    def read(self, path: str) -> bytes | None:
+        """None where there is no such file."""
+        ...
+
+    def folders(self, path: str) -> list[str]:
+        """Names of the folders in a folder, sorted; none where it does not exist."""
+        ...
+
+    def empty(self) -> bool:
+        """Whether nothing is here at all."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """A file, or a folder and all in it. Safe to repeat."""
         ...

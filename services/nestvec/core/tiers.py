@@ -43,9 +43,9 @@ def prepare(outputs: Floats, space: Space, field: str = "vector") -> Floats:
     outputs: (n, space.dim) float32. Returns (n, space.dim) float32, unit rows.
     Raises InvalidRequest on a wrong shape and DegenerateVector on NaN, infinite or zero rows.
     """
-    outputs = _checked(outputs, space.dim, field)
-    if not space.recipe.layer_norm and float(np.abs(outputs).max(initial=0.0)) < _LARGE:
+    if not space.recipe.layer_norm and _is_moderate(outputs, space.dim):
         return _unit(outputs, field)
+    outputs = _checked(outputs, space.dim, field)
     # float64: the squares of large values overflow, and a layer-norm subtracts nearly equal ones.
     exact = outputs.astype(np.float64)
     if space.recipe.layer_norm:
@@ -97,6 +97,20 @@ def truncate(vectors: Floats, dim: int, space: Space) -> Floats:
     return _unit(np.ascontiguousarray(vectors[:, :dim]), "vector")
 
 
+def _is_moderate(outputs: Floats, dim: int) -> bool:
+    """Whether squares of it can be summed as they are: the common case, found out at once.
+
+    NaN and infinity fail the comparisons, as do large values.
+    """
+    return bool(
+        outputs.dtype == np.float32
+        and outputs.ndim == 2
+        and outputs.shape[1] == dim
+        and outputs.max(initial=0.0) < _LARGE
+        and outputs.min(initial=0.0) > -_LARGE
+    )
+
+
 def _checked(vectors: Floats, dim: int, field: str) -> Floats:
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         got = vectors.shape[1] if vectors.ndim == 2 else f"shape {vectors.shape}"
@@ -110,9 +124,8 @@ def _unit(vectors: NDArray[np.floating[Any]], field: str) -> Floats:
     # As numpy.linalg.norm, without the time that it takes to find out what is asked.
     norms = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
     # Written so that NaN fails it too.
-    sound = (norms >= _SHORTEST_NORM) & (norms < np.inf)
-    if not sound.all():
-        row = int(np.argmin(sound))
+    if not (norms.min(initial=1.0) >= _SHORTEST_NORM and norms.max(initial=1.0) < np.inf):
+        row = int(np.argmin((norms >= _SHORTEST_NORM) & (norms < np.inf)))
         raise DegenerateVector(
             field,
             f"row {row} has length {float(norms[row, 0]):.2g} over its first {vectors.shape[1]} "

@@ -1,23 +1,33 @@
-"""The ingest application: check, encode once, store in full, index every tier, acknowledge.
+"""The ingest application: check, encode once, store in full, wait for the shards, acknowledge.
 
-prepare (concurrent: check, encode, cut)  ->  commit (in order: store, index, free the old)
+prepare (concurrent: check, encode, cut)  ->  store (in order)  ->  settle (wait for the shards)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
+from nestvec.core.clock import HybridClock
 from nestvec.core.collection import Collection
 from nestvec.core.document import check_id
-from nestvec.core.errors import InvalidRequest
+from nestvec.core.errors import InvalidRequest, NestvecError, WorkerUnavailable
+from nestvec.core.placement import partition_of, shard_of, split_id
 from nestvec.core.ports import Catalogue, CoarseSearcher, Encoder, VectorStore
-from nestvec.ingest.batch import Item, Outcome, Prepared
-from nestvec.ingest.commit import Committer
+from nestvec.core.watermark import Watermark
+from nestvec.ingest.batch import Ack, Deletion, Failure, Item, Outcome, Prepared, Refusal, Stored
+from nestvec.ingest.commit import Committer, Turn
+from nestvec.ingest.finishing import Finishing
+from nestvec.ingest.options import IngestOptions
 from nestvec.ingest.prepare import Preparer
+from nestvec.ingest.streams import ResumableStream, Streams
+from nestvec.ingest.tidying import Tidier
+from nestvec.ingest.visibility import Visibility
 
-# A search that began before an upsert may still hold the old row's id; its vector stays readable
-# this long, in seconds.
-_PURGE_AFTER_S = 2.0
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 class IngestApp:
@@ -30,11 +40,31 @@ class IngestApp:
         shards: Sequence[CoarseSearcher],
         store: VectorStore,
         max_text_bytes: int,
-        purge_after_s: float = _PURGE_AFTER_S,
+        options: IngestOptions | None = None,
+        now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
+        self.options = options or IngestOptions()
         self._catalogue = catalogue
+        self._store = store
+        self._shard_count = len(shards)
         self._preparer = Preparer(encoder, max_text_bytes)
-        self._committer = Committer(shards, store, purge_after_s)
+        self._finishing = Finishing()
+        self._visibility = Visibility(shards, store, self.options.max_lag_documents)
+        self._tidier = Tidier(store, self._visibility, self.options, now_ms)
+        self._committer = Committer(
+            store,
+            self._visibility,
+            self._finishing,
+            lambda: HybridClock(now_ms, self.options.region),
+            self._tidier.wrote,
+        )
+        self._streams = Streams(store, self._finishing)
+
+    def start(self) -> None:
+        """Begin to free what is replaced and deleted, and what an earlier process left of it, in
+        the running loop.
+        """
+        self._tidier.start()
 
     async def open(self, collection_name: str, vector_fingerprint: str | None) -> Collection:
         """The collection that a stream writes to. Raises NotFound, or SpaceMismatch: also where the
@@ -47,27 +77,129 @@ class IngestApp:
             collection.space.require_same(vector_fingerprint, "the stream's vector_space")
         return collection
 
+    async def resume(
+        self,
+        collection: Collection,
+        stream_id: str,
+        first_offset: int,
+        on_end: Callable[[], None],
+    ) -> ResumableStream:
+        """Go on with a resumable stream, or begin one; see Streams.open. Close it in the end."""
+        return await self._streams.open(collection, stream_id, first_offset, on_end)
+
+    async def written(self, collection: Collection) -> Watermark:
+        """Stands for everything that was ever written to a collection."""
+        positions = await self._store.positions(collection, range(collection.partitions))
+        begun = {p: sequence for p, sequence in positions.items() if sequence}
+        return Watermark(collection.generation, begun)
+
+    # --- documents ------------------------------------------------------------------------------
+
     async def prepare(
         self, collection: Collection, items: Sequence[Item], has_space: bool
     ) -> Prepared:
         """Check and encode. Several batches may be prepared at once."""
         return await self._preparer.prepare(collection, items, has_space)
 
-    async def commit(self, prepared: Prepared) -> Outcome:
-        """Store and index, in the order of the calls. Failures leave nothing half-applied: a
-        document is either found by its new vector or reported, and may be sent again.
+    async def store(
+        self, prepared: Prepared, patience_s: float | None = None, turn: Turn | None = None
+    ) -> Stored:
+        """Write what was prepared. A later call for the same id stands, whatever becomes of the
+        earlier one's `settle`. turn: see Committer.store.
         """
-        return await self._committer.commit(prepared)
+        return await self._committer.store(prepared, self._patience(patience_s), turn)
 
-    async def delete(self, collection_name: str, ids: Sequence[str]) -> tuple[int, list[str]]:
-        """How many were deleted, and the ids that named nothing. Raises InvalidRequest."""
+    async def settle(self, stored: Stored, ack: Ack, patience_s: float | None = None) -> Outcome:
+        """Wait until what was stored is as far as `ack` asks. What is not in time is UNAVAILABLE:
+        it is stored, will be found later, and may be sent again.
+        """
+        watermark = stored.watermark
+        if ack is Ack.STORED or not watermark.sequences:
+            return Outcome(len(stored.taken), stored.failures, watermark)
+        patience_s = self._patience(patience_s)
+        late = await self._visibility.reach(stored.collection, watermark, patience_s)
+        unfound = self._unfound(stored, late, patience_s)
+        return Outcome(len(stored.taken) - len(unfound), stored.failures + unfound, watermark)
+
+    async def commit(self, prepared: Prepared, ack: Ack = Ack.SEARCHABLE) -> Outcome:
+        """`store`, then `settle`."""
+        return await self.settle(await self.store(prepared), ack)
+
+    def _unfound(
+        self, stored: Stored, late: dict[int, NestvecError], patience_s: float
+    ) -> list[Failure]:
+        """The documents of shards that did not get there."""
+        failures = []
+        for one in stored.taken:
+            partition = split_id(one.internal_id)[0]
+            shard = shard_of(partition, stored.collection.partitions, self._shard_count)
+            if shard in late:
+                message = (
+                    f"stored, and not searchable within {patience_s:.3g} s ({late[shard]}); it "
+                    f"will be once its shard catches up, and may be sent again"
+                )
+                failures.append(
+                    Failure(one.position, one.id, Refusal.UNAVAILABLE, message, late[shard])
+                )
+        return failures
+
+    # --- deleting -------------------------------------------------------------------------------
+
+    async def delete(
+        self,
+        collection_name: str,
+        ids: Sequence[str],
+        version: int = 0,
+        ack: Ack = Ack.SEARCHABLE,
+        patience_s: float | None = None,
+    ) -> Deletion:
+        """Delete documents; with SEARCHABLE nothing finds them any more when this returns.
+
+        Raises InvalidRequest, and with SEARCHABLE the error of a shard that did not get there: the
+        documents are then deleted, and not found by others.
+        """
         if not ids:
             raise InvalidRequest("ids", "none given; name at least one document")
         for external_id in ids:
             check_id(external_id, "ids")
+        if version < 0:
+            raise InvalidRequest("version", f"{version}, expected 0 (the server's clock) or more")
         collection = await self._catalogue.get(collection_name)
-        return await self._committer.delete(collection, list(dict.fromkeys(ids)))
+        deletion = await self._committer.delete(collection, list(dict.fromkeys(ids)), version)
+        if ack is Ack.SEARCHABLE:
+            await self._until_gone(collection, deletion, self._patience(patience_s))
+        return deletion
+
+    async def _until_gone(
+        self, collection: Collection, deletion: Deletion, patience_s: float
+    ) -> None:
+        watermark = deletion.watermark
+        if deletion.missing:
+            # One that an earlier call deleted may still be found: its answer was not waited for.
+            watermark = watermark.joined(await self._ends_of(collection, deletion.missing))
+        late = await self._visibility.reach(collection, watermark, patience_s)
+        if late:
+            shard, error = next(iter(late.items()))
+            raise WorkerUnavailable(
+                f"deleted from the store, and may still be found by shard {shard} until it catches "
+                f"up ({error}); delete again to wait for it"
+            ) from error
+
+    async def _ends_of(self, collection: Collection, external_ids: Sequence[str]) -> Watermark:
+        """Where the logs of some documents' partitions end."""
+        partitions = {partition_of(name, collection.partitions) for name in external_ids}
+        spanned = range(min(partitions), max(partitions) + 1)
+        positions = await self._store.positions(collection, spanned)
+        return Watermark(
+            collection.generation,
+            {p: sequence for p, sequence in positions.items() if sequence and p in partitions},
+        )
 
     async def close(self) -> None:
-        """Finish what was begun, and free what waits to be freed."""
-        await self._committer.close()
+        """Finish what was begun."""
+        await self._finishing.close()
+        await self._tidier.close()
+
+    def _patience(self, patience_s: float | None) -> float:
+        mine = self.options.patience_s
+        return mine if patience_s is None else min(mine, patience_s)

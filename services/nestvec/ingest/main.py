@@ -17,6 +17,7 @@ from nestvec.core.ports import Catalogue, CoarseSearcher, Encoder, VectorStore
 from nestvec.encoder.main import open_encoder
 from nestvec.ingest import servicer
 from nestvec.ingest.app import IngestApp
+from nestvec.ingest.options import IngestOptions
 from nestvec.rpc.server import Mounted
 from nestvec.serving import run_main
 
@@ -29,9 +30,16 @@ def ingest_app(
     store: VectorStore,
     stack: AsyncExitStack,
 ) -> IngestApp:
-    """The application; `stack` lets it free what waits to be freed."""
-    app = IngestApp(catalogue, encoder, shards, store, settings.limits.max_text_bytes)
+    """The application; `stack` lets it finish what it began."""
+    options = IngestOptions(
+        region=settings.ingest.region_number,
+        max_lag_documents=settings.ingest.max_lag_documents,
+        tombstone_hours=settings.ingest.tombstone_hours,
+        log_entries=settings.ingest.log_entries,
+    )
+    app = IngestApp(catalogue, encoder, shards, store, settings.limits.max_text_bytes, options)
     stack.push_async_callback(app.close)
+    app.start()
     return app
 
 

@@ -16,6 +16,7 @@ from nestvec.core.errors import (
     Overloaded,
     WorkerUnavailable,
 )
+from nestvec.core.fields import check_values
 from nestvec.core.ports import Encoder
 from nestvec.core.space import Role
 from nestvec.core.tiers import truncate
@@ -41,7 +42,7 @@ class Preparer:
         prepared = Prepared(collection)
         for position, item in enumerate(items):
             try:
-                self._check(item, has_space)
+                self._check(collection, item, has_space)
             except InvalidRequest as error:
                 prepared.fail(position, item, Refusal.INVALID, str(error))
                 continue
@@ -66,9 +67,14 @@ class Preparer:
             f"{collection.space.model}: serve that one, or send its vectors)",
         )
 
-    def _check(self, item: Item, has_space: bool) -> None:
+    def _check(self, collection: Collection, item: Item, has_space: bool) -> None:
         check_id(item.document.id, "document.id")
         check_text(item.document.text, self._max_text_bytes, "document.text")
+        check_values(collection.fields, item.document.fields)
+        if item.version < 0:
+            raise InvalidRequest(
+                "version", f"{item.version}, expected 0 (the server's clock) or more"
+            )
         if item.vector is not None and not has_space:
             raise InvalidRequest(
                 "vector_space", "a document brings a vector; the stream's first message names none"
@@ -120,12 +126,21 @@ class Preparer:
 
 
 def _supersede(prepared: Prepared, rows: Rows) -> None:
-    """Keep the last good one of each id: only what will be taken may stand in another's place."""
+    """Keep one good document of each id: only what will be taken may stand in another's place."""
     last: dict[str, int] = {}
     for number, (item, row) in enumerate(zip(prepared.items, rows, strict=True)):
         if row is None:
             continue
         earlier = last.get(item.document.id)
+        if earlier is not None and _is_older(item, prepared.items[earlier]):
+            rows[number] = None
+            prepared.refuse(
+                number,
+                Refusal.STALE,
+                f"version {item.version} is older than {prepared.items[earlier].version}, at which "
+                f"id {item.document.id!r} stands earlier in the same message; that one is taken",
+            )
+            continue
         if earlier is not None:
             rows[earlier] = None
             prepared.refuse(
@@ -136,6 +151,11 @@ def _supersede(prepared: Prepared, rows: Rows) -> None:
                 f"the same message; the later one is taken",
             )
         last[item.document.id] = number
+
+
+def _is_older(item: Item, earlier: Item) -> bool:
+    """By versions that a caller made. The server's clock is later than what came before."""
+    return 0 < item.version < earlier.version
 
 
 def _take(prepared: Prepared, number: int, vector: Floats, rows: Rows) -> None:

@@ -1,20 +1,28 @@
-"""IngestService over IngestApp: prepared side by side, committed in order, acked by offset."""
+"""IngestService over IngestApp: messages to documents, acknowledgements and errors to messages."""
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from nestvec.core.arrays import Floats
 from nestvec.core.codec import floats_from_bytes
-from nestvec.core.collection import Collection
+from nestvec.core.document import FieldValue
 from nestvec.core.errors import InvalidRequest
+from nestvec.core.stream_digest import document_digest
 from nestvec.ingest.app import IngestApp
-from nestvec.ingest.batch import Failure, Item, Prepared, Refusal
+from nestvec.ingest.batch import Ack, Failure, Item, Refusal
+from nestvec.ingest.pipeline import (
+    Acknowledgement,
+    IngestStream,
+    Message,
+    StreamWish,
+    Unreadable,
+)
+from nestvec.ingest.streams import check_stream_id
 from nestvec.rpc.decoding import require_known
 from nestvec.rpc.server import Mounted
 from nestvec.rpc.wire import document_from_wire
@@ -23,27 +31,22 @@ from nestvec.telemetry.logs import logger
 from nestvec.v1 import ingest_pb2, ingest_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Requests = AsyncIterator[ingest_pb2.IngestDocumentsRequest]
 _log = logger()
 
-# Messages of one stream that may be in preparation while an earlier one commits. gRPC's flow
-# control holds the rest with the client.
-_AHEAD = 3
+# Of the caller's time, so that what did not get there in time can still be told.
+_SHARE_OF_DEADLINE = 0.9
 _REASON = {
     Refusal.INVALID: ingest_pb2.INGEST_ERROR_REASON_INVALID,
     Refusal.SUPERSEDED: ingest_pb2.INGEST_ERROR_REASON_SUPERSEDED,
+    Refusal.STALE: ingest_pb2.INGEST_ERROR_REASON_STALE,
     Refusal.UNAVAILABLE: ingest_pb2.INGEST_ERROR_REASON_UNAVAILABLE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """One message under way. failures: documents that could not even be read."""
-
-    first_offset: int
-    count: int
-    offsets: list[int]
-    failures: list[ingest_pb2.IngestError]
-    prepared: asyncio.Task[Prepared]
+_ACK = {
+    ingest_pb2.ACK_LEVEL_UNSPECIFIED: Ack.SEARCHABLE,
+    ingest_pb2.ACK_LEVEL_SEARCHABLE: Ack.SEARCHABLE,
+    ingest_pb2.ACK_LEVEL_STORED: Ack.STORED,
+}
 
 
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
@@ -53,88 +56,22 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._app = app
 
     async def IngestDocuments(
-        self,
-        requests: AsyncIterator[ingest_pb2.IngestDocumentsRequest],
-        context: Context,
+        self, requests: Requests, context: Context
     ) -> AsyncIterator[ingest_pb2.IngestDocumentsResponse]:
         """See ingest.proto."""
-        batches: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue(_AHEAD)
-        reader = asyncio.create_task(self._read(requests, batches))
-        try:
-            while (batch := await batches.get()) is not None:
-                if isinstance(batch, Exception):
-                    raise batch
-                yield await self._commit(batch)
-        finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-            _cancel_rest(batches)
-
-    async def _read(
-        self,
-        requests: AsyncIterator[ingest_pb2.IngestDocumentsRequest],
-        batches: asyncio.Queue[_Batch | Exception | None],
-    ) -> None:
-        try:
-            collection: Collection | None = None
-            has_space = False
-            dim = 0
-            expected: int | None = None
-            async for request in requests:
-                if collection is None:
-                    has_space = request.HasField("vector_space")
-                    dim = request.vector_space.dim
-                    collection = await self._app.open(
-                        request.collection,
-                        request.vector_space.fingerprint if has_space else None,
-                    )
-                if expected is not None and request.first_offset != expected:
-                    raise InvalidRequest(
-                        "first_offset",
-                        f"{request.first_offset}, expected {expected}: offsets count up without "
-                        f"gaps; open a new stream to start elsewhere",
-                    )
-                expected = request.first_offset + len(request.documents)
-                await batches.put(self._begin(collection, request, has_space, dim))
-        except Exception as error:  # noqa: BLE001  raised where the stream is answered
-            await batches.put(error)
-        else:
-            await batches.put(None)
-
-    def _begin(
-        self,
-        collection: Collection,
-        request: ingest_pb2.IngestDocumentsRequest,
-        has_space: bool,
-        dim: int,
-    ) -> _Batch:
-        items: list[Item] = []
-        offsets: list[int] = []
-        failures: list[ingest_pb2.IngestError] = []
-        for offset, message in enumerate(request.documents, request.first_offset):
-            try:
-                require_known(message, "")
-                require_known(message.document, "document.")
-                document = document_from_wire(message.document)
-                items.append(Item(document, _vector(message.vector, dim)))
-                offsets.append(offset)
-            except InvalidRequest as error:
-                failures.append(_error(offset, message.document.id, Refusal.INVALID, str(error)))
-        prepared = asyncio.create_task(self._app.prepare(collection, items, has_space))
-        return _Batch(request.first_offset, len(request.documents), offsets, failures, prepared)
-
-    async def _commit(self, batch: _Batch) -> ingest_pb2.IngestDocumentsResponse:
-        outcome = await self._app.commit(await batch.prepared)
-        errors = batch.failures + [_failure(batch, failure) for failure in outcome.failures]
-        metrics.INGESTED.inc(outcome.indexed)
-        for failure in outcome.failures:
-            metrics.REFUSED.labels(failure.refusal.value).inc()
-        metrics.REFUSED.labels(Refusal.INVALID.value).inc(len(batch.failures))
-        return ingest_pb2.IngestDocumentsResponse(
-            acknowledged_offset=batch.first_offset + batch.count - 1,
-            errors=sorted(errors, key=lambda error: error.offset),
-            indexed=outcome.indexed,
-        )
+        first = await anext(requests, None)
+        if first is None:
+            return
+        wish = _wish(first)
+        stream = IngestStream(self._app, wish, lambda: _patience_s(context))
+        async for one in stream.acknowledgements(_messages(first, requests)):
+            _count(one)
+            yield ingest_pb2.IngestDocumentsResponse(
+                acknowledged_offset=one.offset,
+                errors=[_error(failure) for failure in one.failures],
+                indexed=one.indexed,
+                watermark=one.watermark.to_bytes(),
+            )
 
     async def DeleteDocuments(
         self,
@@ -142,10 +79,21 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         context: Context,
     ) -> ingest_pb2.DeleteDocumentsResponse:
         """See ingest.proto."""
-        deleted, missing = await self._app.delete(request.collection, list(request.ids))
-        metrics.DELETED.inc(deleted)
-        _log.info("documents.deleted", collection=request.collection, deleted=deleted)
-        return ingest_pb2.DeleteDocumentsResponse(deleted=deleted, missing_ids=missing)
+        deletion = await self._app.delete(
+            request.collection,
+            list(request.ids),
+            request.version,
+            _ack(request.ack),
+            _patience_s(context),
+        )
+        metrics.DELETED.inc(deletion.deleted)
+        _log.info("documents.deleted", collection=request.collection, deleted=deletion.deleted)
+        return ingest_pb2.DeleteDocumentsResponse(
+            deleted=deletion.deleted,
+            missing_ids=deletion.missing,
+            stale_ids=deletion.stale,
+            watermark=deletion.watermark.to_bytes(),
+        )
 
 
 def mount(app: IngestApp) -> Mounted:
@@ -156,6 +104,64 @@ def mount(app: IngestApp) -> Mounted:
         IngestServicer(app),
         ingest_pb2_grpc.add_IngestServiceServicer_to_server,
     )
+
+
+def _wish(first: ingest_pb2.IngestDocumentsRequest) -> StreamWish:
+    return StreamWish(
+        first.collection,
+        first.vector_space.fingerprint if first.HasField("vector_space") else None,
+        check_stream_id(first.stream_id) if first.stream_id else "",
+        _ack(first.ack),
+    )
+
+
+def _ack(level: ingest_pb2.AckLevel.ValueType) -> Ack:
+    if level not in _ACK:
+        raise InvalidRequest("ack", f"no level has number {level} here; known: stored, searchable")
+    return _ACK[level]
+
+
+def _patience_s(context: Context) -> float:
+    # The stubs say it always is a number; without a deadline it is None.
+    left: Any = context.time_remaining()
+    return math.inf if left is None else max(0.0, _SHARE_OF_DEADLINE * float(left))
+
+
+async def _messages(
+    first: ingest_pb2.IngestDocumentsRequest, rest: Requests
+) -> AsyncIterator[Message]:
+    dim, with_digests = first.vector_space.dim, bool(first.stream_id)
+    yield _message(first, dim, with_digests)
+    async for request in rest:
+        yield _message(request, dim, with_digests)
+
+
+def _message(request: ingest_pb2.IngestDocumentsRequest, dim: int, with_digests: bool) -> Message:
+    return Message(
+        request.first_offset,
+        [_item(one, dim) for one in request.documents],
+        b"".join(map(_digest, request.documents)) if with_digests else b"",
+    )
+
+
+def _item(message: ingest_pb2.IngestDocument, dim: int) -> Item | Unreadable:
+    try:
+        require_known(message, "")
+        require_known(message.document, "document.")
+        document = document_from_wire(message.document)
+        return Item(document, _vector(message.vector, dim), message.version)
+    except InvalidRequest as error:
+        return Unreadable(message.document.id, str(error))
+
+
+def _digest(message: ingest_pb2.IngestDocument) -> bytes:
+    """Also of a document that cannot be read."""
+    document = message.document
+    fields: dict[str, FieldValue | None] = {}
+    for name, value in document.fields.items():
+        kind = value.WhichOneof("kind")
+        fields[name] = None if kind is None else getattr(value, kind)
+    return document_digest(document.id, document.text, fields, message.vector, message.version)
 
 
 def _vector(data: bytes, dim: int) -> Floats | None:
@@ -171,19 +177,16 @@ def _vector(data: bytes, dim: int) -> Floats | None:
     return vector
 
 
-def _failure(batch: _Batch, failure: Failure) -> ingest_pb2.IngestError:
-    return _error(batch.offsets[failure.position], failure.id, failure.refusal, failure.message)
+def _count(one: Acknowledgement) -> None:
+    metrics.INGESTED.inc(one.indexed)
+    for failure in one.failures:
+        metrics.REFUSED.labels(failure.refusal.value).inc()
 
 
-def _error(offset: int, external_id: str, refusal: Refusal, message: str) -> ingest_pb2.IngestError:
+def _error(failure: Failure) -> ingest_pb2.IngestError:
     return ingest_pb2.IngestError(
-        offset=offset, id=external_id, reason=_REASON[refusal], message=message
+        offset=failure.position,
+        id=failure.id,
+        reason=_REASON[failure.refusal],
+        message=failure.message,
     )
-
-
-def _cancel_rest(batches: asyncio.Queue[_Batch | Exception | None]) -> None:
-    """A client that went away: what was prepared and not committed is dropped, unacknowledged."""
-    while not batches.empty():
-        batch = batches.get_nowait()
-        if isinstance(batch, _Batch):
-            batch.prepared.cancel()

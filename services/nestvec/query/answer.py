@@ -37,7 +37,9 @@ class Timings:
 
 @dataclass(slots=True)
 class Answer:
-    """Hits, and everything that must be admitted about them."""
+    """Hits, and everything that must be admitted about them. matching: how many documents the
+    filter lets through, over the shards that answered.
+    """
 
     collection: Collection
     plan: Plan
@@ -49,6 +51,7 @@ class Answer:
     reranked: bool = False
     candidates: int = 0
     fetched: int = 0
+    matching: int = 0
     timings: Timings = field(default_factory=Timings)
 
     @property

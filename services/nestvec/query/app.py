@@ -36,8 +36,8 @@ from nestvec.core.ports import (
 from nestvec.core.space import Role
 from nestvec.query.answer import Answer, Hit, Timings, admit_rerank
 from nestvec.query.documents import Documents
-from nestvec.query.plan import Limits, SearchClass, SearchOptions, make_plan
-from nestvec.query.shards import ask_shards
+from nestvec.query.plan import Limits, Plan, SearchClass, SearchOptions, make_plan
+from nestvec.query.shards import ShardsAnswer, ask_shards
 
 # What the later stages of a query are promised when an earlier one is slow, in seconds.
 _KEEP_FOR_RERANK_S = 0.02
@@ -51,6 +51,15 @@ class Vectors:
 
     values: Floats
     fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What all shards together found. vectors: (n, store_dim) float32, one a query."""
+
+    plan: Plan
+    vectors: Floats
+    found: ShardsAnswer
 
 
 class QueryApp:
@@ -97,9 +106,46 @@ class QueryApp:
         timeout_s: float,
     ) -> list[Answer]:
         budget = Budget.of(timeout_s, time.monotonic)
-        collection = await self._catalogue.get(collection_name)
-        plan = make_plan(options, self.classes, self.limits, collection)
         timings = Timings()
+        collection = await self._catalogue.get(collection_name)
+        asked = await self._ask(collection, queries, options, budget, timings)
+        if isinstance(asked, NotFound) or asked.found.refused is not None:
+            # Another process has dropped it, or made it anew, or changed its tiers: what is at hand
+            # may be old. Where it is not, asking again would change nothing.
+            self._catalogue.forget(collection_name)
+            newest = await self._catalogue.get(collection_name)
+            if newest != collection:
+                collection = newest
+                asked = await self._ask(collection, queries, options, budget, timings)
+        if isinstance(asked, NotFound):
+            raise asked
+        plan, found = asked.plan, asked.found
+        found.coverage.require(plan.min_coverage)
+        answers = []
+        for vector, hits in zip(asked.vectors, found.hits, strict=True):
+            answer = Answer(
+                collection,
+                plan,
+                found.coverage,
+                candidates=len(hits.ids),
+                matching=found.matching,
+            )
+            answer.timings.stages |= timings.stages
+            answer.degradations.extend(found.degradations)
+            await self._complete(answer, vector, hits, options, budget)
+            answers.append(answer)
+        return answers
+
+    async def _ask(
+        self,
+        collection: Collection,
+        queries: Sequence[str] | Vectors,
+        options: SearchOptions,
+        budget: Budget,
+        timings: Timings,
+    ) -> _Asked | NotFound:
+        """The first two stages. NotFound where no shard serves what was planned."""
+        plan = make_plan(options, self.classes, self.limits, collection)
         vectors = await self._vectors(collection, queries, budget)
         timings.mark("encode")
         query = CoarseQuery(
@@ -111,24 +157,16 @@ class QueryApp:
             count=plan.candidates if plan.rerank else plan.k,
             bound_z=BOUND_Z if plan.rerank else None,
             alone=self._under_way == 1,
+            filter=plan.filter,
+            watermark=options.watermark,
         )
         keep_s = _KEEP_FOR_PAYLOAD_S + (_KEEP_FOR_RERANK_S if plan.rerank else 0.0)
         try:
             found = await ask_shards(self._shards, query, budget.stage_s("coarse", keep_s))
-        except NotFound:
-            # Dropped, or dropped and made anew, by another process: what is at hand is old.
-            self._catalogue.forget(collection_name)
-            raise
-        found.coverage.require(plan.min_coverage)
+        except NotFound as error:
+            return error
         timings.mark("coarse")
-        answers = []
-        for vector, hits in zip(query.queries, found.hits, strict=True):
-            answer = Answer(collection, plan, found.coverage, candidates=len(hits.ids))
-            answer.timings.stages |= timings.stages
-            answer.degradations.extend(found.degradations)
-            await self._complete(answer, vector, hits, options, budget)
-            answers.append(answer)
-        return answers
+        return _Asked(plan, vectors, found)
 
     async def _vectors(
         self, collection: Collection, queries: Sequence[str] | Vectors, budget: Budget

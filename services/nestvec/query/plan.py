@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
+from nestvec.core.filters import Filter, validate
+from nestvec.core.watermark import Watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """A caller's wishes; None takes the class's setting."""
+    """A caller's wishes; None takes the class's setting. filter: None lets all documents through.
+    watermark: what must be found, or be gone; None waits for nothing.
+    """
 
     search_class: str = DEFAULT_CLASS
     k: int | None = None
@@ -49,6 +53,8 @@ class SearchOptions:
     rerank: bool | None = None
     min_coverage: float | None = None
     exhaustive: bool = False
+    filter: Filter | None = None
+    watermark: Watermark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class Plan:
     candidates: int
     rerank: bool
     min_coverage: float
+    filter: Filter | None = None
 
 
 def make_plan(
@@ -93,7 +100,10 @@ def make_plan(
         if options.coarse_dim is None
         else collection.require_tier(options.coarse_dim, "options.coarse_dim")
     )
-    return Plan(chosen, coarse_dim, k, candidates, rerank, min_coverage)
+    if options.filter is not None:
+        # Each shard does so again, for itself; here, before anything is encoded.
+        validate(options.filter, collection.fields)
+    return Plan(chosen, coarse_dim, k, candidates, rerank, min_coverage, options.filter)
 
 
 def _within(field: str, asked: int | None, default: int, least: int, most: int) -> int:

@@ -12,17 +12,18 @@ from prometheus_client import Counter, Histogram
 from nestvec.core.certificate import Certificate
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
 from nestvec.core.errors import InvalidRequest
+from nestvec.core.watermark import Watermark
 from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
 from nestvec.query.documents import Documents
 from nestvec.query.plan import SearchOptions
+from nestvec.rpc.field_wire import fields_to_wire, filter_from_wire
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import (
     certificate_to_wire,
     coverage_to_wire,
     degradation_to_wire,
     document_to_wire,
-    fields_to_wire,
 )
 from nestvec.telemetry import metrics
 from nestvec.telemetry.logs import logger
@@ -146,6 +147,12 @@ def _options(message: query_pb2.SearchOptions) -> SearchOptions:
         rerank=given("rerank"),
         min_coverage=given("min_coverage"),
         exhaustive=message.exhaustive_rerank,
+        filter=filter_from_wire(message.filter) if message.HasField("filter") else None,
+        watermark=(
+            Watermark.from_bytes(message.watermark, "options.watermark")
+            if message.watermark
+            else None
+        ),
     )
 
 
@@ -176,6 +183,7 @@ def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.Sear
     if options.explain:
         response.explanation.candidates = answer.candidates
         response.explanation.fetched = answer.fetched
+        response.explanation.matching = answer.matching
         for stage, milliseconds in answer.timings.stages.items():
             response.explanation.stages.add(stage=stage, milliseconds=milliseconds)
     return response
@@ -202,6 +210,8 @@ def _tell(answer: Answer) -> None:
         hits=len(answer.hits),
         candidates=answer.candidates,
         fetched=answer.fetched,
+        filtered=plan.filter is not None,
+        matching=answer.matching,
         coverage=round(answer.coverage.fraction, 6),
         certificate=answer.certificate.value,
         degradations=[one.kind.value for one in answer.degradations],

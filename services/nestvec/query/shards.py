@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from nestvec.core.coverage import Coverage, Degradation, DegradationKind
-from nestvec.core.errors import BudgetSpent, InvalidRequest, NestvecError, SpaceMismatch
+from nestvec.core.errors import (
+    BudgetSpent,
+    InvalidRequest,
+    NestvecError,
+    NotFound,
+    SpaceMismatch,
+)
 from nestvec.core.ports import CoarseAnswer, CoarseHits, CoarseQuery, CoarseSearcher
 from nestvec.telemetry.logs import logger
 
@@ -18,11 +24,15 @@ _log = logger()
 
 @dataclass(frozen=True, slots=True)
 class ShardsAnswer:
-    """hits: one a query, over all shards that answered, best first."""
+    """hits: one a query, over all shards that answered, best first. matching: how many of their
+    documents the filter lets through. refused: what a shard does not serve, and the others do.
+    """
 
     hits: list[CoarseHits]
     coverage: Coverage
     degradations: list[Degradation]
+    matching: int
+    refused: NotFound | None = None
 
 
 async def ask_shards(
@@ -37,7 +47,7 @@ async def ask_shards(
         # The common embedded case: no tasks, no merge.
         alone = await shards[0].search(query, timeout_s)
         coverage = Coverage(1, 1, alone.documents, alone.documents)
-        return ShardsAnswer(alone.hits, coverage, [])
+        return ShardsAnswer(alone.hits, coverage, [], alone.matching)
     tasks = [asyncio.create_task(shard.search(query, timeout_s)) for shard in shards]
     try:
         await asyncio.wait(tasks, timeout=timeout_s)
@@ -88,7 +98,13 @@ def _merged(
         merge_hits([answer.hits[number] for answer in answers], query.count)
         for number in range(len(query.queries))
     ]
-    return ShardsAnswer(hits, Coverage(shards, len(answers), promised, documents), degradations)
+    return ShardsAnswer(
+        hits,
+        Coverage(shards, len(answers), promised, documents),
+        degradations,
+        sum(answer.matching for answer in answers),
+        next((error for error in errors.values() if isinstance(error, NotFound)), None),
+    )
 
 
 def merge_hits(parts: Sequence[CoarseHits], count: int) -> CoarseHits:

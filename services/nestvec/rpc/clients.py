@@ -14,12 +14,15 @@ from nestvec.core.collection import Collection
 from nestvec.core.ports import (
     CoarseAnswer,
     CoarseQuery,
-    CoarseRows,
     RerankAnswer,
     RerankQuery,
+    ShardVerification,
+    SnapshotInfo,
     TierStatus,
 )
 from nestvec.core.space import Role, Space
+from nestvec.core.watermark import Watermark
+from nestvec.rpc.field_wire import filter_to_wire
 from nestvec.rpc.interceptors import REQUEST_ID_KEY
 from nestvec.rpc.status import error_from
 from nestvec.rpc.wire import (
@@ -29,10 +32,10 @@ from nestvec.rpc.wire import (
     hits_from_wire,
     hits_to_wire,
     ids_from_bytes,
-    ids_to_bytes,
     role_to_wire,
     space_from_wire,
     tier_from_wire,
+    verification_from_wire,
 )
 from nestvec.telemetry.logs import request_id
 from nestvec.v1 import (
@@ -123,11 +126,12 @@ class RemoteCoarse:
             coarse_dim=query.coarse_dim,
             count=query.count,
             bound_z=query.bound_z,
+            filter=None if query.filter is None else filter_to_wire(query.filter),
+            watermark=b"" if query.watermark is None else query.watermark.to_bytes(),
         )
         response = await _ask(self._stub.SearchCoarse, request, timeout_s, self._name)
-        return CoarseAnswer(
-            [hits_from_wire(columns) for columns in response.columns], response.documents
-        )
+        hits = [hits_from_wire(columns) for columns in response.columns]
+        return CoarseAnswer(hits, response.documents, response.matching)
 
     async def open(self, collection: Collection) -> int:
         """See ports.CoarseSearcher."""
@@ -135,16 +139,32 @@ class RemoteCoarse:
         response = await _ask(self._stub.OpenCollection, request, _MANAGE_TIMEOUT_S, self._name)
         return response.documents
 
-    async def apply(self, collection: Collection, rows: CoarseRows) -> int:
+    async def reach(self, collection: Collection, watermark: Watermark, timeout_s: float) -> None:
         """See ports.CoarseSearcher."""
-        request = coarse_pb2.ApplyRowsRequest(
-            collection=collection_ref(collection),
-            ids=ids_to_bytes(rows.ids),
-            vectors=floats_to_bytes(rows.vectors),
-            removed_ids=ids_to_bytes(rows.removed),
+        request = coarse_pb2.ReachWatermarkRequest(
+            collection=collection_ref(collection), watermark=watermark.to_bytes()
         )
-        response = await _ask(self._stub.ApplyRows, request, _MANAGE_TIMEOUT_S, self._name)
-        return response.documents
+        await _ask(self._stub.ReachWatermark, request, timeout_s, self._name)
+
+    async def progress(self, collection: Collection) -> Watermark:
+        """See ports.CoarseSearcher."""
+        request = coarse_pb2.DescribeProgressRequest(collection=collection_ref(collection))
+        response = await _ask(self._stub.DescribeProgress, request, _MANAGE_TIMEOUT_S, self._name)
+        return Watermark.from_bytes(response.watermark)
+
+    async def snapshot(self, collection: Collection) -> SnapshotInfo:
+        """See ports.CoarseSearcher."""
+        request = coarse_pb2.SnapshotShardRequest(collection=collection_ref(collection))
+        response = await _ask(self._stub.SnapshotShard, request, _MANAGE_TIMEOUT_S, self._name)
+        return SnapshotInfo(response.location, response.documents, response.bytes)
+
+    async def verify(self, collection: Collection, repair: bool, sample: int) -> ShardVerification:
+        """See ports.CoarseSearcher."""
+        request = coarse_pb2.VerifyShardRequest(
+            collection=collection_ref(collection), repair=repair, sample=sample
+        )
+        response = await _ask(self._stub.VerifyShard, request, _MANAGE_TIMEOUT_S, self._name)
+        return verification_from_wire(response)
 
     async def settle(self, collection: Collection) -> None:
         """See ports.CoarseSearcher."""

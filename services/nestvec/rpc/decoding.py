@@ -31,8 +31,9 @@ class Refused:
     error: InvalidRequest
 
 
-# A field that holds one message: its name, and such fields of that message in turn.
-_Parts = tuple[tuple[str, "_Parts"], ...]
+# A field that holds one message: its name, and such fields of that message in turn. A list, since a
+# message may hold one of its own kind.
+_Parts = list[tuple[str, "_Parts"]]
 
 
 def careful(deserializer: Deserializer | None) -> Callable[[bytes], Any]:
@@ -41,7 +42,7 @@ def careful(deserializer: Deserializer | None) -> Callable[[bytes], Any]:
     """
     assert deserializer is not None, "generated handlers have one"
     kind: Any = deserializer(b"").DESCRIPTOR
-    parts = _parts(kind)
+    parts = _parts(kind, {})
 
     def read(data: bytes) -> Message | Refused:
         try:
@@ -67,15 +68,20 @@ async def sound(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 def require_known(message: Message, path: str) -> None:
     """Raise InvalidRequest for a field of `message` itself that this version does not know."""
     if UnknownFieldSet(message):
-        raise next(_unknown_fields(message, (), path))
+        raise next(_unknown_fields(message, [], path))
 
 
-def _parts(kind: Descriptor) -> _Parts:
-    return tuple(
-        (field.name, _parts(field.message_type))
+def _parts(kind: Descriptor, known: dict[str, _Parts]) -> _Parts:
+    """known: what was made on the way here, by the message's full name."""
+    if kind.full_name in known:
+        return known[kind.full_name]
+    parts = known[kind.full_name] = []
+    parts.extend(
+        (field.name, _parts(field.message_type, known))
         for field in kind.fields
         if field.message_type is not None and not _is_list(field)
     )
+    return parts
 
 
 def _is_list(field: FieldDescriptor) -> bool:
@@ -111,7 +117,8 @@ def _unknown_fields(message: Message, parts: _Parts, path: str) -> Iterator[Inva
 def _unreadable(data: bytes, kind: Descriptor) -> InvalidRequest:
     try:
         bad = next(_bad_texts(memoryview(data), kind, ""), None)
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, RecursionError):
+        # The last: a filter in a filter, deeper than protobuf itself reads.
         bad = None
     if bad is None:
         return InvalidRequest(

@@ -36,6 +36,9 @@ _CODES: tuple[tuple[type[errors.NestvecError], grpc.StatusCode], ...] = (
     (errors.WorkerUnavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.BudgetSpent, grpc.StatusCode.DEADLINE_EXCEEDED),
     (errors.CorruptVector, grpc.StatusCode.DATA_LOSS),
+    (errors.StreamConflict, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.StreamTakenOver, grpc.StatusCode.ABORTED),
+    (errors.SnapshotFailed, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.ConfigError, grpc.StatusCode.FAILED_PRECONDITION),
 )
 
@@ -163,5 +166,6 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "fraction": float,
     "required": float,
     "dim": int,
+    "offset": int,
     "trained": _numbers,
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from nestvec.core.arrays import Floats, Ids
@@ -11,10 +9,11 @@ from nestvec.core.certificate import Certificate
 from nestvec.core.codec import VectorDtype, floats_from_bytes
 from nestvec.core.collection import Collection
 from nestvec.core.coverage import Coverage, Degradation, DegradationKind
-from nestvec.core.document import Document, FieldValue
+from nestvec.core.document import Document
 from nestvec.core.errors import InvalidRequest
-from nestvec.core.ports import CoarseHits, TierStatus
+from nestvec.core.ports import CoarseHits, ShardVerification, TierDifference, TierStatus
 from nestvec.core.space import Prompts, Recipe, Role, Space
+from nestvec.rpc.field_wire import fields_from_wire, fields_to_wire, schema_to_wire
 from nestvec.v1 import admin_pb2, coarse_pb2, common_pb2, encoder_pb2
 
 # --- spaces and collections ---------------------------------------------------------------------
@@ -91,6 +90,7 @@ def collection_to_wire(collection: Collection) -> admin_pb2.CollectionDescriptio
         tiers=collection.tiers,
         generation=collection.generation,
         partitions=collection.partitions,
+        fields=schema_to_wire(collection.fields),
     )
 
 
@@ -113,35 +113,6 @@ def tier_from_wire(message: common_pb2.TierDescription) -> TierStatus:
 
 
 # --- documents ----------------------------------------------------------------------------------
-
-
-def fields_to_wire(fields: Mapping[str, FieldValue]) -> dict[str, common_pb2.FieldValue]:
-    """Bool before int: in Python a bool is an int too."""
-    wire: dict[str, common_pb2.FieldValue] = {}
-    for name, value in fields.items():
-        match value:
-            case bool():
-                wire[name] = common_pb2.FieldValue(bool_value=value)
-            case int():
-                wire[name] = common_pb2.FieldValue(int_value=value)
-            case float():
-                wire[name] = common_pb2.FieldValue(double_value=value)
-            case _:
-                wire[name] = common_pb2.FieldValue(string_value=value)
-    return wire
-
-
-def fields_from_wire(message: Mapping[str, common_pb2.FieldValue]) -> dict[str, FieldValue]:
-    """Raises InvalidRequest for a value with no kind."""
-    fields: dict[str, FieldValue] = {}
-    for name, value in message.items():
-        kind = value.WhichOneof("kind")
-        if kind is None:
-            raise InvalidRequest(
-                f"document.fields.{name}", "no value; expected a string, integer, double or bool"
-            )
-        fields[name] = getattr(value, kind)
-    return fields
 
 
 def document_to_wire(document: Document) -> common_pb2.Document:
@@ -245,6 +216,37 @@ def hits_from_wire(message: coarse_pb2.CandidateColumns) -> CoarseHits:
         rest,
         message.rest_count,
     )
+
+
+def verification_to_wire(found: ShardVerification) -> coarse_pb2.VerifyShardResponse:
+    """What one shard's comparison with the store found."""
+    return coarse_pb2.VerifyShardResponse(
+        tiers=[
+            coarse_pb2.TierDifference(
+                dim=tier.dim,
+                documents=tier.documents,
+                missing=tier.missing,
+                surplus=tier.surplus,
+                compared=tier.compared,
+                different=tier.different,
+            )
+            for tier in found.tiers
+        ],
+        store_documents=found.store_documents,
+        damaged=ids_to_bytes(found.damaged),
+    )
+
+
+def verification_from_wire(message: coarse_pb2.VerifyShardResponse) -> ShardVerification:
+    """Reverse of `verification_to_wire`. Raises InvalidRequest."""
+    tiers = [
+        TierDifference(
+            tier.dim, tier.documents, tier.missing, tier.surplus, tier.compared, tier.different
+        )
+        for tier in message.tiers
+    ]
+    damaged = ids_from_bytes(message.damaged, "damaged")
+    return ShardVerification(tiers, message.store_documents, damaged)
 
 
 _ROLE_TO_WIRE = {

@@ -50,4 +50,9 @@ COVERAGE = Histogram(
 INGESTED = Counter("nestvec_ingested_documents_total", "Documents made searchable.")
 REFUSED = Counter("nestvec_refused_documents_total", "Documents not taken.", ["reason"])
 DELETED = Counter("nestvec_deleted_documents_total", "Documents deleted.")
+LOG_GAPS = Counter(
+    "nestvec_coarse_log_gaps_total",
+    "Partitions compared with the store because the log did not continue, by reason.",
+    ["reason"],
+)
 BUILD = Gauge("nestvec_build_info", "Always 1; the labels tell the version.", ["version"])

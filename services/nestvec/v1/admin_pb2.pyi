@@ -50,6 +50,7 @@ class CollectionDescription(_message.Message):
     TIERS_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     store_dim: _builtins.int
     """What the store keeps and what scores are computed at."""
@@ -62,6 +63,10 @@ class CollectionDescription(_message.Message):
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The coarse tiers that are served, ascending."""
 
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.FieldSchema]:
+        """What can be filtered on."""
+
     def __init__(
         self,
         *,
@@ -72,10 +77,11 @@ class CollectionDescription(_message.Message):
         tiers: _abc.Iterable[_builtins.int] | None = ...,
         generation: _builtins.int = ...,
         partitions: _builtins.int = ...,
+        fields: _abc.Iterable[_common_pb2.FieldSchema] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "name", b"name", "partitions", b"partitions", "space", b"space", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "generation", b"generation", "name", b"name", "partitions", b"partitions", "space", b"space", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,6 +96,7 @@ class CreateCollectionRequest(_message.Message):
     STORE_DIM_FIELD_NUMBER: _builtins.int
     STORE_DTYPE_FIELD_NUMBER: _builtins.int
     EXIST_OK_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 of a-z, 0-9, '.', '_', '-'."""
     store_dim: _builtins.int
@@ -104,6 +111,10 @@ class CreateCollectionRequest(_message.Message):
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Empty: those that the server's search classes need."""
 
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.FieldSchema]:
+        """What can be filtered on; names of 1 to 63 of a-z, 0-9, '_', beginning with a letter."""
+
     def __init__(
         self,
         *,
@@ -112,10 +123,11 @@ class CreateCollectionRequest(_message.Message):
         store_dim: _builtins.int = ...,
         store_dtype: Global___StoreDtype.ValueType = ...,
         exist_ok: _builtins.bool = ...,
+        fields: _abc.Iterable[_common_pb2.FieldSchema] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exist_ok", b"exist_ok", "name", b"name", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exist_ok", b"exist_ok", "fields", b"fields", "name", b"name", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,12 +219,18 @@ class StoreDescription(_message.Message):
     VECTOR_BYTES_PER_DOCUMENT_FIELD_NUMBER: _builtins.int
     PAYLOAD_BYTES_PER_DOCUMENT_FIELD_NUMBER: _builtins.int
     USED_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    TOMBSTONES_FIELD_NUMBER: _builtins.int
+    LOG_ENTRIES_FIELD_NUMBER: _builtins.int
     documents: _builtins.int
     vector_bytes_per_document: _builtins.float
     """Sampled, as the server accounts for them."""
     payload_bytes_per_document: _builtins.float
     used_memory_bytes: _builtins.int
     """Of the whole server, all collections together."""
+    tombstones: _builtins.int
+    """Deleted documents whose versions are still remembered."""
+    log_entries: _builtins.int
+    """Entries of the ingest log, over all partitions."""
     def __init__(
         self,
         *,
@@ -220,10 +238,12 @@ class StoreDescription(_message.Message):
         vector_bytes_per_document: _builtins.float = ...,
         payload_bytes_per_document: _builtins.float = ...,
         used_memory_bytes: _builtins.int = ...,
+        tombstones: _builtins.int = ...,
+        log_entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "payload_bytes_per_document", b"payload_bytes_per_document", "used_memory_bytes", b"used_memory_bytes", "vector_bytes_per_document", b"vector_bytes_per_document"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "log_entries", b"log_entries", "payload_bytes_per_document", b"payload_bytes_per_document", "tombstones", b"tombstones", "used_memory_bytes", b"used_memory_bytes", "vector_bytes_per_document", b"vector_bytes_per_document"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,6 +279,369 @@ class DescribeCollectionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeCollectionResponse: _TypeAlias = DescribeCollectionResponse  # noqa: Y015
+
+@_typing.final
+class AddTierRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    dim: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dim: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddTierRequest: _TypeAlias = AddTierRequest  # noqa: Y015
+
+@_typing.final
+class AddTierResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    added: _builtins.bool
+    """False when it was served already."""
+    @_builtins.property
+    def collection(self) -> Global___CollectionDescription: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionDescription | None = ...,
+        added: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddTierResponse: _TypeAlias = AddTierResponse  # noqa: Y015
+
+@_typing.final
+class DropTierRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    dim: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dim: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropTierRequest: _TypeAlias = DropTierRequest  # noqa: Y015
+
+@_typing.final
+class DropTierResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    dropped: _builtins.bool
+    """False when it was not served."""
+    @_builtins.property
+    def collection(self) -> Global___CollectionDescription: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionDescription | None = ...,
+        dropped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dropped", b"dropped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropTierResponse: _TypeAlias = DropTierResponse  # noqa: Y015
+
+@_typing.final
+class VerifyCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    repair: _builtins.bool
+    """Mend what differs: the store is the truth."""
+    sample: _builtins.int
+    """How many documents a tier and shard are compared code by code. 0: 1,000."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        repair: _builtins.bool = ...,
+        sample: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "repair", b"repair", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyCollectionRequest: _TypeAlias = VerifyCollectionRequest  # noqa: Y015
+
+@_typing.final
+class TierVerification(_message.Message):
+    """What was found in one tier of one shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    SURPLUS_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    DIFFERENT_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    dim: _builtins.int
+    documents: _builtins.int
+    missing: _builtins.int
+    """In the store and not found by a search."""
+    surplus: _builtins.int
+    """Found by a search and not in the store."""
+    compared: _builtins.int
+    """How many were compared code by code, and how many of these differ."""
+    different: _builtins.int
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        dim: _builtins.int = ...,
+        documents: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        surplus: _builtins.int = ...,
+        compared: _builtins.int = ...,
+        different: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "different", b"different", "dim", b"dim", "documents", b"documents", "missing", b"missing", "shard", b"shard", "surplus", b"surplus"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierVerification: _TypeAlias = TierVerification  # noqa: Y015
+
+@_typing.final
+class VerifyCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIERS_FIELD_NUMBER: _builtins.int
+    STORE_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    DAMAGED_IDS_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    CLEAN_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    store_documents: _builtins.int
+    damaged: _builtins.int
+    """All of them; `damaged_ids` has the first 1,000."""
+    clean: _builtins.bool
+    repaired: _builtins.bool
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierVerification]:
+        """As found, before any repair."""
+
+    @_builtins.property
+    def damaged_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Documents whose stored vector or payload is missing, damaged or of another space. They cannot
+        be mended from here: ingest them again.
+        """
+
+    def __init__(
+        self,
+        *,
+        tiers: _abc.Iterable[Global___TierVerification] | None = ...,
+        store_documents: _builtins.int = ...,
+        damaged_ids: _abc.Iterable[_builtins.str] | None = ...,
+        damaged: _builtins.int = ...,
+        clean: _builtins.bool = ...,
+        repaired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "damaged", b"damaged", "damaged_ids", b"damaged_ids", "repaired", b"repaired", "store_documents", b"store_documents", "tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyCollectionResponse: _TypeAlias = VerifyCollectionResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotShardsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotShardsRequest: _TypeAlias = SnapshotShardsRequest  # noqa: Y015
+
+@_typing.final
+class ShardSnapshot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    location: _builtins.str
+    """Where it was written."""
+    documents: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        location: _builtins.str = ...,
+        documents: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "documents", b"documents", "location", b"location", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardSnapshot: _TypeAlias = ShardSnapshot  # noqa: Y015
+
+@_typing.final
+class SnapshotShardsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardSnapshot]: ...
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___ShardSnapshot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotShardsResponse: _TypeAlias = SnapshotShardsResponse  # noqa: Y015
+
+@_typing.final
+class BackUpCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    location: _builtins.str
+    """A folder, or a URL that fsspec understands. It must not hold a backup yet."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        location: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["location", b"location", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackUpCollectionRequest: _TypeAlias = BackUpCollectionRequest  # noqa: Y015
+
+@_typing.final
+class BackUpCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    documents: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        documents: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackUpCollectionResponse: _TypeAlias = BackUpCollectionResponse  # noqa: Y015
+
+@_typing.final
+class RestoreCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    location: _builtins.str
+    name: _builtins.str
+    """Empty: the name it was backed up under."""
+    def __init__(
+        self,
+        *,
+        location: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["location", b"location", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreCollectionRequest: _TypeAlias = RestoreCollectionRequest  # noqa: Y015
+
+@_typing.final
+class RestoreCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    documents: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___CollectionDescription: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionDescription | None = ...,
+        documents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "documents", b"documents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreCollectionResponse: _TypeAlias = RestoreCollectionResponse  # noqa: Y015
 
 @_typing.final
 class DropCollectionRequest(_message.Message):

@@ -54,6 +54,36 @@ class AdminServiceStub(object):
                 request_serializer=nestvec_dot_v1_dot_admin__pb2.DropCollectionRequest.SerializeToString,
                 response_deserializer=nestvec_dot_v1_dot_admin__pb2.DropCollectionResponse.FromString,
                 _registered_method=True)
+        self.AddTier = channel.unary_unary(
+                '/nestvec.v1.AdminService/AddTier',
+                request_serializer=nestvec_dot_v1_dot_admin__pb2.AddTierRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_admin__pb2.AddTierResponse.FromString,
+                _registered_method=True)
+        self.DropTier = channel.unary_unary(
+                '/nestvec.v1.AdminService/DropTier',
+                request_serializer=nestvec_dot_v1_dot_admin__pb2.DropTierRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_admin__pb2.DropTierResponse.FromString,
+                _registered_method=True)
+        self.VerifyCollection = channel.unary_unary(
+                '/nestvec.v1.AdminService/VerifyCollection',
+                request_serializer=nestvec_dot_v1_dot_admin__pb2.VerifyCollectionRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_admin__pb2.VerifyCollectionResponse.FromString,
+                _registered_method=True)
+        self.SnapshotShards = channel.unary_unary(
+                '/nestvec.v1.AdminService/SnapshotShards',
+                request_serializer=nestvec_dot_v1_dot_admin__pb2.SnapshotShardsRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_admin__pb2.SnapshotShardsResponse.FromString,
+                _registered_method=True)
+        self.BackUpCollection = channel.unary_unary(
+                '/nestvec.v1.AdminService/BackUpCollection',
+                request_serializer=nestvec_dot_v1_dot_admin__pb2.BackUpCollectionRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_admin__pb2.BackUpCollectionResponse.FromString,
+                _registered_method=True)
+        self.RestoreCollection = channel.unary_unary(
+                '/nestvec.v1.AdminService/RestoreCollection',
+                request_serializer=nestvec_dot_v1_dot_admin__pb2.RestoreCollectionRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_admin__pb2.RestoreCollectionResponse.FromString,
+                _registered_method=True)
         self.DescribeServer = channel.unary_unary(
                 '/nestvec.v1.AdminService/DescribeServer',
                 request_serializer=nestvec_dot_v1_dot_admin__pb2.DescribeServerRequest.SerializeToString,
@@ -88,6 +118,49 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddTier(self, request, context):
+        """Serve one more trained tier, made from stored vectors: no text is encoded again. Searches go on
+        meanwhile. Returns when the tier can be searched. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropTier(self, request, context):
+        """Stop serving a tier and free its memory. Idempotent; the last tier cannot be dropped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyCollection(self, request, context):
+        """Compare the store with every tier of every shard, and on request mend what differs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SnapshotShards(self, request, context):
+        """Write the coarse tiers of every shard where workers look for them at start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BackUpCollection(self, request, context):
+        """Write a whole collection, store included, to a folder or object storage the server can reach.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreCollection(self, request, context):
+        """Make a collection from such a backup.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeServer(self, request, context):
         """Version, encoder space, search classes and limits.
         """
@@ -117,6 +190,36 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DropCollection,
                     request_deserializer=nestvec_dot_v1_dot_admin__pb2.DropCollectionRequest.FromString,
                     response_serializer=nestvec_dot_v1_dot_admin__pb2.DropCollectionResponse.SerializeToString,
+            ),
+            'AddTier': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddTier,
+                    request_deserializer=nestvec_dot_v1_dot_admin__pb2.AddTierRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_admin__pb2.AddTierResponse.SerializeToString,
+            ),
+            'DropTier': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropTier,
+                    request_deserializer=nestvec_dot_v1_dot_admin__pb2.DropTierRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_admin__pb2.DropTierResponse.SerializeToString,
+            ),
+            'VerifyCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyCollection,
+                    request_deserializer=nestvec_dot_v1_dot_admin__pb2.VerifyCollectionRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_admin__pb2.VerifyCollectionResponse.SerializeToString,
+            ),
+            'SnapshotShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.SnapshotShards,
+                    request_deserializer=nestvec_dot_v1_dot_admin__pb2.SnapshotShardsRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_admin__pb2.SnapshotShardsResponse.SerializeToString,
+            ),
+            'BackUpCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.BackUpCollection,
+                    request_deserializer=nestvec_dot_v1_dot_admin__pb2.BackUpCollectionRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_admin__pb2.BackUpCollectionResponse.SerializeToString,
+            ),
+            'RestoreCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreCollection,
+                    request_deserializer=nestvec_dot_v1_dot_admin__pb2.RestoreCollectionRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_admin__pb2.RestoreCollectionResponse.SerializeToString,
             ),
             'DescribeServer': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeServer,
@@ -232,6 +335,168 @@ class AdminService(object):
             '/nestvec.v1.AdminService/DropCollection',
             nestvec_dot_v1_dot_admin__pb2.DropCollectionRequest.SerializeToString,
             nestvec_dot_v1_dot_admin__pb2.DropCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddTier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.AdminService/AddTier',
+            nestvec_dot_v1_dot_admin__pb2.AddTierRequest.SerializeToString,
+            nestvec_dot_v1_dot_admin__pb2.AddTierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropTier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.AdminService/DropTier',
+            nestvec_dot_v1_dot_admin__pb2.DropTierRequest.SerializeToString,
+            nestvec_dot_v1_dot_admin__pb2.DropTierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.AdminService/VerifyCollection',
+            nestvec_dot_v1_dot_admin__pb2.VerifyCollectionRequest.SerializeToString,
+            nestvec_dot_v1_dot_admin__pb2.VerifyCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SnapshotShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.AdminService/SnapshotShards',
+            nestvec_dot_v1_dot_admin__pb2.SnapshotShardsRequest.SerializeToString,
+            nestvec_dot_v1_dot_admin__pb2.SnapshotShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackUpCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.AdminService/BackUpCollection',
+            nestvec_dot_v1_dot_admin__pb2.BackUpCollectionRequest.SerializeToString,
+            nestvec_dot_v1_dot_admin__pb2.BackUpCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.AdminService/RestoreCollection',
+            nestvec_dot_v1_dot_admin__pb2.RestoreCollectionRequest.SerializeToString,
+            nestvec_dot_v1_dot_admin__pb2.RestoreCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

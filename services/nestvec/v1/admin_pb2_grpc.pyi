@@ -35,6 +35,20 @@ class AdminServiceStub:
     ListCollections: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListCollectionsRequest, _admin_pb2.ListCollectionsResponse]
     DescribeCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DescribeCollectionRequest, _admin_pb2.DescribeCollectionResponse]
     DropCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DropCollectionRequest, _admin_pb2.DropCollectionResponse]
+    AddTier: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddTierRequest, _admin_pb2.AddTierResponse]
+    """Serve one more trained tier, made from stored vectors: no text is encoded again. Searches go on
+    meanwhile. Returns when the tier can be searched. Idempotent.
+    """
+    DropTier: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DropTierRequest, _admin_pb2.DropTierResponse]
+    """Stop serving a tier and free its memory. Idempotent; the last tier cannot be dropped."""
+    VerifyCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.VerifyCollectionRequest, _admin_pb2.VerifyCollectionResponse]
+    """Compare the store with every tier of every shard, and on request mend what differs."""
+    SnapshotShards: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SnapshotShardsRequest, _admin_pb2.SnapshotShardsResponse]
+    """Write the coarse tiers of every shard where workers look for them at start."""
+    BackUpCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.BackUpCollectionRequest, _admin_pb2.BackUpCollectionResponse]
+    """Write a whole collection, store included, to a folder or object storage the server can reach."""
+    RestoreCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RestoreCollectionRequest, _admin_pb2.RestoreCollectionResponse]
+    """Make a collection from such a backup."""
     DescribeServer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DescribeServerRequest, _admin_pb2.DescribeServerResponse]
     """Version, encoder space, search classes and limits."""
 
@@ -45,6 +59,20 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListCollections: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListCollectionsRequest, _admin_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     DescribeCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.DescribeCollectionRequest, _admin_pb2.DescribeCollectionResponse]  # type: ignore[assignment]
     DropCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.DropCollectionRequest, _admin_pb2.DropCollectionResponse]  # type: ignore[assignment]
+    AddTier: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddTierRequest, _admin_pb2.AddTierResponse]  # type: ignore[assignment]
+    """Serve one more trained tier, made from stored vectors: no text is encoded again. Searches go on
+    meanwhile. Returns when the tier can be searched. Idempotent.
+    """
+    DropTier: _aio.UnaryUnaryMultiCallable[_admin_pb2.DropTierRequest, _admin_pb2.DropTierResponse]  # type: ignore[assignment]
+    """Stop serving a tier and free its memory. Idempotent; the last tier cannot be dropped."""
+    VerifyCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.VerifyCollectionRequest, _admin_pb2.VerifyCollectionResponse]  # type: ignore[assignment]
+    """Compare the store with every tier of every shard, and on request mend what differs."""
+    SnapshotShards: _aio.UnaryUnaryMultiCallable[_admin_pb2.SnapshotShardsRequest, _admin_pb2.SnapshotShardsResponse]  # type: ignore[assignment]
+    """Write the coarse tiers of every shard where workers look for them at start."""
+    BackUpCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.BackUpCollectionRequest, _admin_pb2.BackUpCollectionResponse]  # type: ignore[assignment]
+    """Write a whole collection, store included, to a folder or object storage the server can reach."""
+    RestoreCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.RestoreCollectionRequest, _admin_pb2.RestoreCollectionResponse]  # type: ignore[assignment]
+    """Make a collection from such a backup."""
     DescribeServer: _aio.UnaryUnaryMultiCallable[_admin_pb2.DescribeServerRequest, _admin_pb2.DescribeServerResponse]  # type: ignore[assignment]
     """Version, encoder space, search classes and limits."""
 
@@ -76,6 +104,56 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DropCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DropCollectionResponse, _abc.Awaitable[_admin_pb2.DropCollectionResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AddTier(
+        self,
+        request: _admin_pb2.AddTierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AddTierResponse, _abc.Awaitable[_admin_pb2.AddTierResponse]]:
+        """Serve one more trained tier, made from stored vectors: no text is encoded again. Searches go on
+        meanwhile. Returns when the tier can be searched. Idempotent.
+        """
+
+    @_abc_1.abstractmethod
+    def DropTier(
+        self,
+        request: _admin_pb2.DropTierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DropTierResponse, _abc.Awaitable[_admin_pb2.DropTierResponse]]:
+        """Stop serving a tier and free its memory. Idempotent; the last tier cannot be dropped."""
+
+    @_abc_1.abstractmethod
+    def VerifyCollection(
+        self,
+        request: _admin_pb2.VerifyCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.VerifyCollectionResponse, _abc.Awaitable[_admin_pb2.VerifyCollectionResponse]]:
+        """Compare the store with every tier of every shard, and on request mend what differs."""
+
+    @_abc_1.abstractmethod
+    def SnapshotShards(
+        self,
+        request: _admin_pb2.SnapshotShardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SnapshotShardsResponse, _abc.Awaitable[_admin_pb2.SnapshotShardsResponse]]:
+        """Write the coarse tiers of every shard where workers look for them at start."""
+
+    @_abc_1.abstractmethod
+    def BackUpCollection(
+        self,
+        request: _admin_pb2.BackUpCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BackUpCollectionResponse, _abc.Awaitable[_admin_pb2.BackUpCollectionResponse]]:
+        """Write a whole collection, store included, to a folder or object storage the server can reach."""
+
+    @_abc_1.abstractmethod
+    def RestoreCollection(
+        self,
+        request: _admin_pb2.RestoreCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RestoreCollectionResponse, _abc.Awaitable[_admin_pb2.RestoreCollectionResponse]]:
+        """Make a collection from such a backup."""
 
     @_abc_1.abstractmethod
     def DescribeServer(

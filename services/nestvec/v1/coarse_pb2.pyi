@@ -58,14 +58,22 @@ class SearchCoarseRequest(_message.Message):
     COARSE_DIM_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     BOUND_Z_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    WATERMARK_FIELD_NUMBER: _builtins.int
     queries: _builtins.bytes
     """Row after row, little-endian float32, unit length."""
     coarse_dim: _builtins.int
     count: _builtins.int
     bound_z: _builtins.float
     """How many standard deviations the bounds span. Unset: plain tier scores, no bounds."""
+    watermark: _builtins.bytes
+    """Answer only once this is reached."""
     @_builtins.property
     def collection(self) -> Global___CollectionRef: ...
+    @_builtins.property
+    def filter(self) -> _common_pb2.Filter:
+        """Only documents that match."""
+
     def __init__(
         self,
         *,
@@ -74,10 +82,12 @@ class SearchCoarseRequest(_message.Message):
         coarse_dim: _builtins.int = ...,
         count: _builtins.int = ...,
         bound_z: _builtins.float | None = ...,
+        filter: _common_pb2.Filter | None = ...,
+        watermark: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "bound_z", b"bound_z", "collection", b"collection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "bound_z", b"bound_z", "collection", b"collection", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "bound_z", b"bound_z", "coarse_dim", b"coarse_dim", "collection", b"collection", "count", b"count", "queries", b"queries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "bound_z", b"bound_z", "coarse_dim", b"coarse_dim", "collection", b"collection", "count", b"count", "filter", b"filter", "queries", b"queries", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound_z: _TypeAlias = _typing.Literal["bound_z"]  # noqa: Y015
     _WhichOneofArgType__bound_z: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z"]  # noqa: Y015
@@ -131,8 +141,11 @@ class SearchCoarseResponse(_message.Message):
 
     COLUMNS_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    MATCHING_FIELD_NUMBER: _builtins.int
     documents: _builtins.int
     """How many documents were searched."""
+    matching: _builtins.int
+    """How many of them match the filter."""
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___CandidateColumns]: ...
     def __init__(
@@ -140,10 +153,11 @@ class SearchCoarseResponse(_message.Message):
         *,
         columns: _abc.Iterable[Global___CandidateColumns] | None = ...,
         documents: _builtins.int = ...,
+        matching: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "documents", b"documents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "documents", b"documents", "matching", b"matching"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,55 +203,214 @@ class OpenCollectionResponse(_message.Message):
 Global___OpenCollectionResponse: _TypeAlias = OpenCollectionResponse  # noqa: Y015
 
 @_typing.final
-class ApplyRowsRequest(_message.Message):
+class ReachWatermarkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COLLECTION_FIELD_NUMBER: _builtins.int
-    IDS_FIELD_NUMBER: _builtins.int
-    VECTORS_FIELD_NUMBER: _builtins.int
-    REMOVED_IDS_FIELD_NUMBER: _builtins.int
-    ids: _builtins.bytes
-    """int64, to index."""
-    vectors: _builtins.bytes
-    """Row after row, little-endian float32."""
-    removed_ids: _builtins.bytes
-    """int64, to unindex."""
+    WATERMARK_FIELD_NUMBER: _builtins.int
+    watermark: _builtins.bytes
     @_builtins.property
     def collection(self) -> Global___CollectionRef: ...
     def __init__(
         self,
         *,
         collection: Global___CollectionRef | None = ...,
-        ids: _builtins.bytes = ...,
-        vectors: _builtins.bytes = ...,
-        removed_ids: _builtins.bytes = ...,
+        watermark: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids", "removed_ids", b"removed_ids", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ApplyRowsRequest: _TypeAlias = ApplyRowsRequest  # noqa: Y015
+Global___ReachWatermarkRequest: _TypeAlias = ReachWatermarkRequest  # noqa: Y015
 
 @_typing.final
-class ApplyRowsResponse(_message.Message):
+class ReachWatermarkResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    DOCUMENTS_FIELD_NUMBER: _builtins.int
-    documents: _builtins.int
     def __init__(
         self,
-        *,
-        documents: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ApplyRowsResponse: _TypeAlias = ApplyRowsResponse  # noqa: Y015
+Global___ReachWatermarkResponse: _TypeAlias = ReachWatermarkResponse  # noqa: Y015
+
+@_typing.final
+class DescribeProgressRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___CollectionRef: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeProgressRequest: _TypeAlias = DescribeProgressRequest  # noqa: Y015
+
+@_typing.final
+class DescribeProgressResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WATERMARK_FIELD_NUMBER: _builtins.int
+    watermark: _builtins.bytes
+    """A watermark: everything up to there can be found."""
+    def __init__(
+        self,
+        *,
+        watermark: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["watermark", b"watermark"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeProgressResponse: _TypeAlias = DescribeProgressResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotShardRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___CollectionRef: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotShardRequest: _TypeAlias = SnapshotShardRequest  # noqa: Y015
+
+@_typing.final
+class SnapshotShardResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCATION_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    location: _builtins.str
+    documents: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        location: _builtins.str = ...,
+        documents: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "documents", b"documents", "location", b"location"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotShardResponse: _TypeAlias = SnapshotShardResponse  # noqa: Y015
+
+@_typing.final
+class VerifyShardRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    repair: _builtins.bool
+    sample: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___CollectionRef: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionRef | None = ...,
+        repair: _builtins.bool = ...,
+        sample: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "repair", b"repair", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyShardRequest: _TypeAlias = VerifyShardRequest  # noqa: Y015
+
+@_typing.final
+class TierDifference(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIM_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    SURPLUS_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    DIFFERENT_FIELD_NUMBER: _builtins.int
+    dim: _builtins.int
+    documents: _builtins.int
+    missing: _builtins.int
+    surplus: _builtins.int
+    compared: _builtins.int
+    different: _builtins.int
+    def __init__(
+        self,
+        *,
+        dim: _builtins.int = ...,
+        documents: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        surplus: _builtins.int = ...,
+        compared: _builtins.int = ...,
+        different: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "different", b"different", "dim", b"dim", "documents", b"documents", "missing", b"missing", "surplus", b"surplus"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierDifference: _TypeAlias = TierDifference  # noqa: Y015
+
+@_typing.final
+class VerifyShardResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIERS_FIELD_NUMBER: _builtins.int
+    STORE_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    store_documents: _builtins.int
+    damaged: _builtins.bytes
+    """int64, internal ids."""
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierDifference]: ...
+    def __init__(
+        self,
+        *,
+        tiers: _abc.Iterable[Global___TierDifference] | None = ...,
+        store_documents: _builtins.int = ...,
+        damaged: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "store_documents", b"store_documents", "tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyShardResponse: _TypeAlias = VerifyShardResponse  # noqa: Y015
 
 @_typing.final
 class SettleCollectionRequest(_message.Message):

@@ -44,10 +44,25 @@ class CoarseServiceStub(object):
                 request_serializer=nestvec_dot_v1_dot_coarse__pb2.OpenCollectionRequest.SerializeToString,
                 response_deserializer=nestvec_dot_v1_dot_coarse__pb2.OpenCollectionResponse.FromString,
                 _registered_method=True)
-        self.ApplyRows = channel.unary_unary(
-                '/nestvec.v1.CoarseService/ApplyRows',
-                request_serializer=nestvec_dot_v1_dot_coarse__pb2.ApplyRowsRequest.SerializeToString,
-                response_deserializer=nestvec_dot_v1_dot_coarse__pb2.ApplyRowsResponse.FromString,
+        self.ReachWatermark = channel.unary_unary(
+                '/nestvec.v1.CoarseService/ReachWatermark',
+                request_serializer=nestvec_dot_v1_dot_coarse__pb2.ReachWatermarkRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_coarse__pb2.ReachWatermarkResponse.FromString,
+                _registered_method=True)
+        self.DescribeProgress = channel.unary_unary(
+                '/nestvec.v1.CoarseService/DescribeProgress',
+                request_serializer=nestvec_dot_v1_dot_coarse__pb2.DescribeProgressRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_coarse__pb2.DescribeProgressResponse.FromString,
+                _registered_method=True)
+        self.SnapshotShard = channel.unary_unary(
+                '/nestvec.v1.CoarseService/SnapshotShard',
+                request_serializer=nestvec_dot_v1_dot_coarse__pb2.SnapshotShardRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_coarse__pb2.SnapshotShardResponse.FromString,
+                _registered_method=True)
+        self.VerifyShard = channel.unary_unary(
+                '/nestvec.v1.CoarseService/VerifyShard',
+                request_serializer=nestvec_dot_v1_dot_coarse__pb2.VerifyShardRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_coarse__pb2.VerifyShardResponse.FromString,
                 _registered_method=True)
         self.SettleCollection = channel.unary_unary(
                 '/nestvec.v1.CoarseService/SettleCollection',
@@ -82,8 +97,29 @@ class CoarseServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ApplyRows(self, request, context):
-        """Index and unindex rows; all of it becomes visible at once.
+    def ReachWatermark(self, request, context):
+        """Returns when the shard has indexed all that the watermark speaks of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeProgress(self, request, context):
+        """How far in the ingest log this shard is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SnapshotShard(self, request, context):
+        """Write a snapshot to where this worker looks for one at start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyShard(self, request, context):
+        """Compare with the store, and on request mend what differs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,10 +157,25 @@ def add_CoarseServiceServicer_to_server(servicer, server):
                     request_deserializer=nestvec_dot_v1_dot_coarse__pb2.OpenCollectionRequest.FromString,
                     response_serializer=nestvec_dot_v1_dot_coarse__pb2.OpenCollectionResponse.SerializeToString,
             ),
-            'ApplyRows': grpc.unary_unary_rpc_method_handler(
-                    servicer.ApplyRows,
-                    request_deserializer=nestvec_dot_v1_dot_coarse__pb2.ApplyRowsRequest.FromString,
-                    response_serializer=nestvec_dot_v1_dot_coarse__pb2.ApplyRowsResponse.SerializeToString,
+            'ReachWatermark': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReachWatermark,
+                    request_deserializer=nestvec_dot_v1_dot_coarse__pb2.ReachWatermarkRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_coarse__pb2.ReachWatermarkResponse.SerializeToString,
+            ),
+            'DescribeProgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeProgress,
+                    request_deserializer=nestvec_dot_v1_dot_coarse__pb2.DescribeProgressRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_coarse__pb2.DescribeProgressResponse.SerializeToString,
+            ),
+            'SnapshotShard': grpc.unary_unary_rpc_method_handler(
+                    servicer.SnapshotShard,
+                    request_deserializer=nestvec_dot_v1_dot_coarse__pb2.SnapshotShardRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_coarse__pb2.SnapshotShardResponse.SerializeToString,
+            ),
+            'VerifyShard': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyShard,
+                    request_deserializer=nestvec_dot_v1_dot_coarse__pb2.VerifyShardRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_coarse__pb2.VerifyShardResponse.SerializeToString,
             ),
             'SettleCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.SettleCollection,
@@ -207,7 +258,7 @@ class CoarseService(object):
             _registered_method=True)
 
     @staticmethod
-    def ApplyRows(request,
+    def ReachWatermark(request,
             target,
             options=(),
             channel_credentials=None,
@@ -220,9 +271,90 @@ class CoarseService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/nestvec.v1.CoarseService/ApplyRows',
-            nestvec_dot_v1_dot_coarse__pb2.ApplyRowsRequest.SerializeToString,
-            nestvec_dot_v1_dot_coarse__pb2.ApplyRowsResponse.FromString,
+            '/nestvec.v1.CoarseService/ReachWatermark',
+            nestvec_dot_v1_dot_coarse__pb2.ReachWatermarkRequest.SerializeToString,
+            nestvec_dot_v1_dot_coarse__pb2.ReachWatermarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.CoarseService/DescribeProgress',
+            nestvec_dot_v1_dot_coarse__pb2.DescribeProgressRequest.SerializeToString,
+            nestvec_dot_v1_dot_coarse__pb2.DescribeProgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SnapshotShard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.CoarseService/SnapshotShard',
+            nestvec_dot_v1_dot_coarse__pb2.SnapshotShardRequest.SerializeToString,
+            nestvec_dot_v1_dot_coarse__pb2.SnapshotShardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyShard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.CoarseService/VerifyShard',
+            nestvec_dot_v1_dot_coarse__pb2.VerifyShardRequest.SerializeToString,
+            nestvec_dot_v1_dot_coarse__pb2.VerifyShardResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,8 +34,14 @@ class CoarseServiceStub:
     SearchCoarse: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.SearchCoarseRequest, _coarse_pb2.SearchCoarseResponse]
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.OpenCollectionRequest, _coarse_pb2.OpenCollectionResponse]
     """Serve a collection from now on: reads what the store holds of it. Idempotent."""
-    ApplyRows: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.ApplyRowsRequest, _coarse_pb2.ApplyRowsResponse]
-    """Index and unindex rows; all of it becomes visible at once."""
+    ReachWatermark: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.ReachWatermarkRequest, _coarse_pb2.ReachWatermarkResponse]
+    """Returns when the shard has indexed all that the watermark speaks of."""
+    DescribeProgress: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.DescribeProgressRequest, _coarse_pb2.DescribeProgressResponse]
+    """How far in the ingest log this shard is."""
+    SnapshotShard: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.SnapshotShardRequest, _coarse_pb2.SnapshotShardResponse]
+    """Write a snapshot to where this worker looks for one at start."""
+    VerifyShard: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.VerifyShardRequest, _coarse_pb2.VerifyShardResponse]
+    """Compare with the store, and on request mend what differs."""
     SettleCollection: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.SettleCollectionRequest, _coarse_pb2.SettleCollectionResponse]
     """Returns when background building has nothing left to do."""
     CloseCollection: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.CloseCollectionRequest, _coarse_pb2.CloseCollectionResponse]
@@ -47,8 +53,14 @@ class CoarseServiceAsyncStub(CoarseServiceStub):
     SearchCoarse: _aio.UnaryUnaryMultiCallable[_coarse_pb2.SearchCoarseRequest, _coarse_pb2.SearchCoarseResponse]  # type: ignore[assignment]
     OpenCollection: _aio.UnaryUnaryMultiCallable[_coarse_pb2.OpenCollectionRequest, _coarse_pb2.OpenCollectionResponse]  # type: ignore[assignment]
     """Serve a collection from now on: reads what the store holds of it. Idempotent."""
-    ApplyRows: _aio.UnaryUnaryMultiCallable[_coarse_pb2.ApplyRowsRequest, _coarse_pb2.ApplyRowsResponse]  # type: ignore[assignment]
-    """Index and unindex rows; all of it becomes visible at once."""
+    ReachWatermark: _aio.UnaryUnaryMultiCallable[_coarse_pb2.ReachWatermarkRequest, _coarse_pb2.ReachWatermarkResponse]  # type: ignore[assignment]
+    """Returns when the shard has indexed all that the watermark speaks of."""
+    DescribeProgress: _aio.UnaryUnaryMultiCallable[_coarse_pb2.DescribeProgressRequest, _coarse_pb2.DescribeProgressResponse]  # type: ignore[assignment]
+    """How far in the ingest log this shard is."""
+    SnapshotShard: _aio.UnaryUnaryMultiCallable[_coarse_pb2.SnapshotShardRequest, _coarse_pb2.SnapshotShardResponse]  # type: ignore[assignment]
+    """Write a snapshot to where this worker looks for one at start."""
+    VerifyShard: _aio.UnaryUnaryMultiCallable[_coarse_pb2.VerifyShardRequest, _coarse_pb2.VerifyShardResponse]  # type: ignore[assignment]
+    """Compare with the store, and on request mend what differs."""
     SettleCollection: _aio.UnaryUnaryMultiCallable[_coarse_pb2.SettleCollectionRequest, _coarse_pb2.SettleCollectionResponse]  # type: ignore[assignment]
     """Returns when background building has nothing left to do."""
     CloseCollection: _aio.UnaryUnaryMultiCallable[_coarse_pb2.CloseCollectionRequest, _coarse_pb2.CloseCollectionResponse]  # type: ignore[assignment]
@@ -71,12 +83,36 @@ class CoarseServiceServicer(metaclass=_abc_1.ABCMeta):
         """Serve a collection from now on: reads what the store holds of it. Idempotent."""
 
     @_abc_1.abstractmethod
-    def ApplyRows(
+    def ReachWatermark(
         self,
-        request: _coarse_pb2.ApplyRowsRequest,
+        request: _coarse_pb2.ReachWatermarkRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_coarse_pb2.ApplyRowsResponse, _abc.Awaitable[_coarse_pb2.ApplyRowsResponse]]:
-        """Index and unindex rows; all of it becomes visible at once."""
+    ) -> _typing.Union[_coarse_pb2.ReachWatermarkResponse, _abc.Awaitable[_coarse_pb2.ReachWatermarkResponse]]:
+        """Returns when the shard has indexed all that the watermark speaks of."""
+
+    @_abc_1.abstractmethod
+    def DescribeProgress(
+        self,
+        request: _coarse_pb2.DescribeProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coarse_pb2.DescribeProgressResponse, _abc.Awaitable[_coarse_pb2.DescribeProgressResponse]]:
+        """How far in the ingest log this shard is."""
+
+    @_abc_1.abstractmethod
+    def SnapshotShard(
+        self,
+        request: _coarse_pb2.SnapshotShardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coarse_pb2.SnapshotShardResponse, _abc.Awaitable[_coarse_pb2.SnapshotShardResponse]]:
+        """Write a snapshot to where this worker looks for one at start."""
+
+    @_abc_1.abstractmethod
+    def VerifyShard(
+        self,
+        request: _coarse_pb2.VerifyShardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coarse_pb2.VerifyShardResponse, _abc.Awaitable[_coarse_pb2.VerifyShardResponse]]:
+        """Compare with the store, and on request mend what differs."""
 
     @_abc_1.abstractmethod
     def SettleCollection(

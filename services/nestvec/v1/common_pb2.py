@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17nestvec/v1/common.proto\x12\nnestvec.v1\",\n\x08SpaceRef\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\x05\"\xad\x01\n\x10SpaceDescription\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07weights\x18\x03 \x01(\t\x12\x0b\n\x03\x64im\x18\x04 \x01(\x05\x12\x14\n\x0ctrained_dims\x18\x05 \x03(\x05\x12\x12\n\nlayer_norm\x18\x06 \x01(\x08\x12\x14\n\x0cquery_prompt\x18\x07 \x01(\t\x12\x17\n\x0f\x64ocument_prompt\x18\x08 \x01(\t\"o\n\nFieldValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x16\n\x0c\x64ouble_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"\x9d\x01\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x30\n\x06\x66ields\x18\x03 \x03(\x0b\x32 .nestvec.v1.Document.FieldsEntry\x1a\x45\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.nestvec.v1.FieldValue:\x02\x38\x01\"c\n\x0fTierDescription\x12\x0b\n\x03\x64im\x18\x01 \x01(\x05\x12\x11\n\tdocuments\x18\x02 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x03\x12\x10\n\x08segments\x18\x04 \x03(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\"\x80\x01\n\x08\x43overage\x12\x14\n\x0cshards_total\x18\x01 \x01(\x05\x12\x17\n\x0fshards_answered\x18\x02 \x01(\x05\x12\x17\n\x0f\x64ocuments_total\x18\x03 \x01(\x03\x12\x1a\n\x12\x64ocuments_answered\x18\x04 \x01(\x03\x12\x10\n\x08\x66raction\x18\x05 \x01(\x01\"H\n\x0b\x44\x65gradation\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.nestvec.v1.DegradationKind\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t*\xb6\x02\n\x0f\x44\x65gradationKind\x12 \n\x1c\x44\x45GRADATION_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1e\x44\x45GRADATION_KIND_SHARD_MISSING\x10\x01\x12#\n\x1f\x44\x45GRADATION_KIND_REGION_MISSING\x10\x02\x12#\n\x1f\x44\x45GRADATION_KIND_RERANK_SKIPPED\x10\x03\x12#\n\x1f\x44\x45GRADATION_KIND_RERANK_PARTIAL\x10\x04\x12#\n\x1f\x44\x45GRADATION_KIND_VECTOR_MISSING\x10\x05\x12#\n\x1f\x44\x45GRADATION_KIND_VECTOR_CORRUPT\x10\x06\x12$\n DEGRADATION_KIND_PAYLOAD_MISSING\x10\x07*\x9a\x01\n\x0b\x43\x65rtificate\x12\x1b\n\x17\x43\x45RTIFICATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x45RTIFICATE_NONE\x10\x01\x12\x19\n\x15\x43\x45RTIFICATE_ESTIMATED\x10\x02\x12!\n\x1d\x43\x45RTIFICATE_WITHIN_CANDIDATES\x10\x03\x12\x1a\n\x16\x43\x45RTIFICATE_COLLECTION\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17nestvec/v1/common.proto\x12\nnestvec.v1\",\n\x08SpaceRef\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\x05\"\xad\x01\n\x10SpaceDescription\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07weights\x18\x03 \x01(\t\x12\x0b\n\x03\x64im\x18\x04 \x01(\x05\x12\x14\n\x0ctrained_dims\x18\x05 \x03(\x05\x12\x12\n\nlayer_norm\x18\x06 \x01(\x08\x12\x14\n\x0cquery_prompt\x18\x07 \x01(\t\x12\x17\n\x0f\x64ocument_prompt\x18\x08 \x01(\t\"o\n\nFieldValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x16\n\x0c\x64ouble_value\x18\x03 \x01(\x01H\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"@\n\x0b\x46ieldSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04type\x18\x02 \x01(\x0e\x32\x15.nestvec.v1.FieldType\"\x97\x02\n\x06\x46ilter\x12(\n\x06\x61ll_of\x18\x01 \x01(\x0b\x32\x16.nestvec.v1.FilterListH\x00\x12(\n\x06one_of\x18\x02 \x01(\x0b\x32\x16.nestvec.v1.FilterListH\x00\x12!\n\x03not\x18\x03 \x01(\x0b\x32\x12.nestvec.v1.FilterH\x00\x12)\n\x06\x65quals\x18\x04 \x01(\x0b\x32\x17.nestvec.v1.FieldEqualsH\x00\x12(\n\x06\x61ny_of\x18\x05 \x01(\x0b\x32\x16.nestvec.v1.FieldAnyOfH\x00\x12\'\n\x05range\x18\x06 \x01(\x0b\x32\x16.nestvec.v1.FieldRangeH\x00\x12\x10\n\x06\x65xists\x18\x07 \x01(\tH\x00\x42\x06\n\x04kind\"1\n\nFilterList\x12#\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x12.nestvec.v1.Filter\"C\n\x0b\x46ieldEquals\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.nestvec.v1.FieldValue\"C\n\nFieldAnyOf\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x06values\x18\x02 \x03(\x0b\x32\x16.nestvec.v1.FieldValue\"\xc7\x01\n\nFieldRange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12,\n\x0cgreater_than\x18\x02 \x01(\x0b\x32\x16.nestvec.v1.FieldValue\x12(\n\x08\x61t_least\x18\x03 \x01(\x0b\x32\x16.nestvec.v1.FieldValue\x12)\n\tless_than\x18\x04 \x01(\x0b\x32\x16.nestvec.v1.FieldValue\x12\'\n\x07\x61t_most\x18\x05 \x01(\x0b\x32\x16.nestvec.v1.FieldValue\"\x9d\x01\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x30\n\x06\x66ields\x18\x03 \x03(\x0b\x32 .nestvec.v1.Document.FieldsEntry\x1a\x45\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.nestvec.v1.FieldValue:\x02\x38\x01\"c\n\x0fTierDescription\x12\x0b\n\x03\x64im\x18\x01 \x01(\x05\x12\x11\n\tdocuments\x18\x02 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x03\x12\x10\n\x08segments\x18\x04 \x03(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\"\x80\x01\n\x08\x43overage\x12\x14\n\x0cshards_total\x18\x01 \x01(\x05\x12\x17\n\x0fshards_answered\x18\x02 \x01(\x05\x12\x17\n\x0f\x64ocuments_total\x18\x03 \x01(\x03\x12\x1a\n\x12\x64ocuments_answered\x18\x04 \x01(\x03\x12\x10\n\x08\x66raction\x18\x05 \x01(\x01\"H\n\x0b\x44\x65gradation\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.nestvec.v1.DegradationKind\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t*\x97\x01\n\tFieldType\x12\x1a\n\x16\x46IELD_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46IELD_TYPE_KEYWORD\x10\x01\x12\x16\n\x12\x46IELD_TYPE_INTEGER\x10\x02\x12\x14\n\x10\x46IELD_TYPE_FLOAT\x10\x03\x12\x13\n\x0f\x46IELD_TYPE_BOOL\x10\x04\x12\x13\n\x0f\x46IELD_TYPE_TIME\x10\x05*\xb6\x02\n\x0f\x44\x65gradationKind\x12 \n\x1c\x44\x45GRADATION_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1e\x44\x45GRADATION_KIND_SHARD_MISSING\x10\x01\x12#\n\x1f\x44\x45GRADATION_KIND_REGION_MISSING\x10\x02\x12#\n\x1f\x44\x45GRADATION_KIND_RERANK_SKIPPED\x10\x03\x12#\n\x1f\x44\x45GRADATION_KIND_RERANK_PARTIAL\x10\x04\x12#\n\x1f\x44\x45GRADATION_KIND_VECTOR_MISSING\x10\x05\x12#\n\x1f\x44\x45GRADATION_KIND_VECTOR_CORRUPT\x10\x06\x12$\n DEGRADATION_KIND_PAYLOAD_MISSING\x10\x07*\x9a\x01\n\x0b\x43\x65rtificate\x12\x1b\n\x17\x43\x45RTIFICATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x45RTIFICATE_NONE\x10\x01\x12\x19\n\x15\x43\x45RTIFICATE_ESTIMATED\x10\x02\x12!\n\x1d\x43\x45RTIFICATE_WITHIN_CANDIDATES\x10\x03\x12\x1a\n\x16\x43\x45RTIFICATE_COLLECTION\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,24 +33,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DOCUMENT_FIELDSENTRY']._loaded_options = None
   _globals['_DOCUMENT_FIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_DEGRADATIONKIND']._serialized_start=841
-  _globals['_DEGRADATIONKIND']._serialized_end=1151
-  _globals['_CERTIFICATE']._serialized_start=1154
-  _globals['_CERTIFICATE']._serialized_end=1308
+  _globals['_FIELDTYPE']._serialized_start=1580
+  _globals['_FIELDTYPE']._serialized_end=1731
+  _globals['_DEGRADATIONKIND']._serialized_start=1734
+  _globals['_DEGRADATIONKIND']._serialized_end=2044
+  _globals['_CERTIFICATE']._serialized_start=2047
+  _globals['_CERTIFICATE']._serialized_end=2201
   _globals['_SPACEREF']._serialized_start=39
   _globals['_SPACEREF']._serialized_end=83
   _globals['_SPACEDESCRIPTION']._serialized_start=86
   _globals['_SPACEDESCRIPTION']._serialized_end=259
   _globals['_FIELDVALUE']._serialized_start=261
   _globals['_FIELDVALUE']._serialized_end=372
-  _globals['_DOCUMENT']._serialized_start=375
-  _globals['_DOCUMENT']._serialized_end=532
-  _globals['_DOCUMENT_FIELDSENTRY']._serialized_start=463
-  _globals['_DOCUMENT_FIELDSENTRY']._serialized_end=532
-  _globals['_TIERDESCRIPTION']._serialized_start=534
-  _globals['_TIERDESCRIPTION']._serialized_end=633
-  _globals['_COVERAGE']._serialized_start=636
-  _globals['_COVERAGE']._serialized_end=764
-  _globals['_DEGRADATION']._serialized_start=766
-  _globals['_DEGRADATION']._serialized_end=838
+  _globals['_FIELDSCHEMA']._serialized_start=374
+  _globals['_FIELDSCHEMA']._serialized_end=438
+  _globals['_FILTER']._serialized_start=441
+  _globals['_FILTER']._serialized_end=720
+  _globals['_FILTERLIST']._serialized_start=722
+  _globals['_FILTERLIST']._serialized_end=771
+  _globals['_FIELDEQUALS']._serialized_start=773
+  _globals['_FIELDEQUALS']._serialized_end=840
+  _globals['_FIELDANYOF']._serialized_start=842
+  _globals['_FIELDANYOF']._serialized_end=909
+  _globals['_FIELDRANGE']._serialized_start=912
+  _globals['_FIELDRANGE']._serialized_end=1111
+  _globals['_DOCUMENT']._serialized_start=1114
+  _globals['_DOCUMENT']._serialized_end=1271
+  _globals['_DOCUMENT_FIELDSENTRY']._serialized_start=1202
+  _globals['_DOCUMENT_FIELDSENTRY']._serialized_end=1271
+  _globals['_TIERDESCRIPTION']._serialized_start=1273
+  _globals['_TIERDESCRIPTION']._serialized_end=1372
+  _globals['_COVERAGE']._serialized_start=1375
+  _globals['_COVERAGE']._serialized_end=1503
+  _globals['_DEGRADATION']._serialized_start=1505
+  _globals['_DEGRADATION']._serialized_end=1577
 # @@protoc_insertion_point(module_scope)

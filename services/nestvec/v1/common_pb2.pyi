@@ -27,6 +27,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _FieldType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FieldTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FIELD_TYPE_UNSPECIFIED: _FieldType.ValueType  # 0
+    FIELD_TYPE_KEYWORD: _FieldType.ValueType  # 1
+    """A string, compared whole."""
+    FIELD_TYPE_INTEGER: _FieldType.ValueType  # 2
+    FIELD_TYPE_FLOAT: _FieldType.ValueType  # 3
+    """An integer is taken for a float where one is given."""
+    FIELD_TYPE_BOOL: _FieldType.ValueType  # 4
+    FIELD_TYPE_TIME: _FieldType.ValueType  # 5
+    """RFC 3339 with an offset, such as 2026-11-24T09:30:00Z; compared to the microsecond."""
+
+class FieldType(_FieldType, metaclass=_FieldTypeEnumTypeWrapper):
+    """What a declared field holds. Only declared fields can be filtered on; others are kept as given."""
+
+FIELD_TYPE_UNSPECIFIED: FieldType.ValueType  # 0
+FIELD_TYPE_KEYWORD: FieldType.ValueType  # 1
+"""A string, compared whole."""
+FIELD_TYPE_INTEGER: FieldType.ValueType  # 2
+FIELD_TYPE_FLOAT: FieldType.ValueType  # 3
+"""An integer is taken for a float where one is given."""
+FIELD_TYPE_BOOL: FieldType.ValueType  # 4
+FIELD_TYPE_TIME: FieldType.ValueType  # 5
+"""RFC 3339 with an offset, such as 2026-11-24T09:30:00Z; compared to the microsecond."""
+Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
+
 class _DegradationKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -202,6 +232,186 @@ class FieldValue(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___FieldValue: _TypeAlias = FieldValue  # noqa: Y015
+
+@_typing.final
+class FieldSchema(_message.Message):
+    """One field that a collection declares."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    type: Global___FieldType.ValueType
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: Global___FieldType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldSchema: _TypeAlias = FieldSchema  # noqa: Y015
+
+@_typing.final
+class Filter(_message.Message):
+    """Which documents may be found. A document without the field matches none of equals, any_of and
+    range on it, and so matches their negation.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_OF_FIELD_NUMBER: _builtins.int
+    ONE_OF_FIELD_NUMBER: _builtins.int
+    NOT_FIELD_NUMBER: _builtins.int
+    EQUALS_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    EXISTS_FIELD_NUMBER: _builtins.int
+    exists: _builtins.str
+    """The document has this field."""
+    @_builtins.property
+    def all_of(self) -> Global___FilterList: ...
+    @_builtins.property
+    def one_of(self) -> Global___FilterList: ...
+    @_builtins.property
+    def equals(self) -> Global___FieldEquals:
+        """The field has this value."""
+
+    @_builtins.property
+    def any_of(self) -> Global___FieldAnyOf:
+        """The field has one of these values."""
+
+    @_builtins.property
+    def range(self) -> Global___FieldRange:
+        """The field is within these bounds."""
+
+    def __init__(
+        self,
+        *,
+        all_of: Global___FilterList | None = ...,
+        one_of: Global___FilterList | None = ...,
+        equals: Global___FieldEquals | None = ...,
+        any_of: Global___FieldAnyOf | None = ...,
+        range: Global___FieldRange | None = ...,
+        exists: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "equals", b"equals", "exists", b"exists", "kind", b"kind", "not", b"not", "one_of", b"one_of", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "equals", b"equals", "exists", b"exists", "kind", b"kind", "not", b"not", "one_of", b"one_of", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["all_of", "one_of", "not", "equals", "any_of", "range", "exists"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Filter: _TypeAlias = Filter  # noqa: Y015
+
+@_typing.final
+class FilterList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]: ...
+    def __init__(
+        self,
+        *,
+        filters: _abc.Iterable[Global___Filter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filters", b"filters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilterList: _TypeAlias = FilterList  # noqa: Y015
+
+@_typing.final
+class FieldEquals(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    @_builtins.property
+    def value(self) -> Global___FieldValue: ...
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        value: Global___FieldValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldEquals: _TypeAlias = FieldEquals  # noqa: Y015
+
+@_typing.final
+class FieldAnyOf(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldValue]: ...
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        values: _abc.Iterable[Global___FieldValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldAnyOf: _TypeAlias = FieldAnyOf  # noqa: Y015
+
+@_typing.final
+class FieldRange(_message.Message):
+    """At least one bound is set; integers, floats and times only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    GREATER_THAN_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    LESS_THAN_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    @_builtins.property
+    def greater_than(self) -> Global___FieldValue: ...
+    @_builtins.property
+    def at_least(self) -> Global___FieldValue: ...
+    @_builtins.property
+    def less_than(self) -> Global___FieldValue: ...
+    @_builtins.property
+    def at_most(self) -> Global___FieldValue: ...
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        greater_than: Global___FieldValue | None = ...,
+        at_least: Global___FieldValue | None = ...,
+        less_than: Global___FieldValue | None = ...,
+        at_most: Global___FieldValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "at_most", b"at_most", "greater_than", b"greater_than", "less_than", b"less_than"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "at_most", b"at_most", "field", b"field", "greater_than", b"greater_than", "less_than", b"less_than"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldRange: _TypeAlias = FieldRange  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):

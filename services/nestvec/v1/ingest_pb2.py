@@ -25,27 +25,29 @@ _sym_db = _symbol_database.Default()
 from nestvec.v1 import common_pb2 as nestvec_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17nestvec/v1/ingest.proto\x12\nnestvec.v1\x1a\x17nestvec/v1/common.proto\"H\n\x0eIngestDocument\x12&\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x14.nestvec.v1.Document\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"\x9d\x01\n\x16IngestDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12*\n\x0cvector_space\x18\x02 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\x12\x14\n\x0c\x66irst_offset\x18\x03 \x01(\x03\x12-\n\tdocuments\x18\x04 \x03(\x0b\x32\x1a.nestvec.v1.IngestDocument\"i\n\x0bIngestError\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.nestvec.v1.IngestErrorReason\x12\x0f\n\x07message\x18\x04 \x01(\t\"p\n\x17IngestDocumentsResponse\x12\x1b\n\x13\x61\x63knowledged_offset\x18\x01 \x01(\x03\x12\'\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x17.nestvec.v1.IngestError\x12\x0f\n\x07indexed\x18\x03 \x01(\x03\"9\n\x16\x44\x65leteDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\"?\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t*\xa2\x01\n\x11IngestErrorReason\x12#\n\x1fINGEST_ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bINGEST_ERROR_REASON_INVALID\x10\x01\x12#\n\x1fINGEST_ERROR_REASON_UNAVAILABLE\x10\x02\x12\"\n\x1eINGEST_ERROR_REASON_SUPERSEDED\x10\x03\x32\xcb\x01\n\rIngestService\x12^\n\x0fIngestDocuments\x12\".nestvec.v1.IngestDocumentsRequest\x1a#.nestvec.v1.IngestDocumentsResponse(\x01\x30\x01\x12Z\n\x0f\x44\x65leteDocuments\x12\".nestvec.v1.DeleteDocumentsRequest\x1a#.nestvec.v1.DeleteDocumentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17nestvec/v1/ingest.proto\x12\nnestvec.v1\x1a\x17nestvec/v1/common.proto\"Y\n\x0eIngestDocument\x12&\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x14.nestvec.v1.Document\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\xd3\x01\n\x16IngestDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12*\n\x0cvector_space\x18\x02 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\x12\x14\n\x0c\x66irst_offset\x18\x03 \x01(\x03\x12-\n\tdocuments\x18\x04 \x03(\x0b\x32\x1a.nestvec.v1.IngestDocument\x12\x11\n\tstream_id\x18\x05 \x01(\t\x12!\n\x03\x61\x63k\x18\x06 \x01(\x0e\x32\x14.nestvec.v1.AckLevel\"i\n\x0bIngestError\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\t\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.nestvec.v1.IngestErrorReason\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x83\x01\n\x17IngestDocumentsResponse\x12\x1b\n\x13\x61\x63knowledged_offset\x18\x01 \x01(\x03\x12\'\n\x06\x65rrors\x18\x02 \x03(\x0b\x32\x17.nestvec.v1.IngestError\x12\x0f\n\x07indexed\x18\x03 \x01(\x03\x12\x11\n\twatermark\x18\x04 \x01(\x0c\"m\n\x16\x44\x65leteDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12!\n\x03\x61\x63k\x18\x04 \x01(\x0e\x32\x14.nestvec.v1.AckLevel\"e\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x03\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x11\n\tstale_ids\x18\x03 \x03(\t\x12\x11\n\twatermark\x18\x04 \x01(\x0c*U\n\x08\x41\x63kLevel\x12\x19\n\x15\x41\x43K_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41\x43K_LEVEL_STORED\x10\x01\x12\x18\n\x14\x41\x43K_LEVEL_SEARCHABLE\x10\x02*\xc1\x01\n\x11IngestErrorReason\x12#\n\x1fINGEST_ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bINGEST_ERROR_REASON_INVALID\x10\x01\x12#\n\x1fINGEST_ERROR_REASON_UNAVAILABLE\x10\x02\x12\"\n\x1eINGEST_ERROR_REASON_SUPERSEDED\x10\x03\x12\x1d\n\x19INGEST_ERROR_REASON_STALE\x10\x04\x32\xcb\x01\n\rIngestService\x12^\n\x0fIngestDocuments\x12\".nestvec.v1.IngestDocumentsRequest\x1a#.nestvec.v1.IngestDocumentsResponse(\x01\x30\x01\x12Z\n\x0f\x44\x65leteDocuments\x12\".nestvec.v1.DeleteDocumentsRequest\x1a#.nestvec.v1.DeleteDocumentsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nestvec.v1.ingest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INGESTERRORREASON']._serialized_start=644
-  _globals['_INGESTERRORREASON']._serialized_end=806
+  _globals['_ACKLEVEL']._serialized_start=824
+  _globals['_ACKLEVEL']._serialized_end=909
+  _globals['_INGESTERRORREASON']._serialized_start=912
+  _globals['_INGESTERRORREASON']._serialized_end=1105
   _globals['_INGESTDOCUMENT']._serialized_start=64
-  _globals['_INGESTDOCUMENT']._serialized_end=136
-  _globals['_INGESTDOCUMENTSREQUEST']._serialized_start=139
-  _globals['_INGESTDOCUMENTSREQUEST']._serialized_end=296
-  _globals['_INGESTERROR']._serialized_start=298
-  _globals['_INGESTERROR']._serialized_end=403
-  _globals['_INGESTDOCUMENTSRESPONSE']._serialized_start=405
-  _globals['_INGESTDOCUMENTSRESPONSE']._serialized_end=517
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=519
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=576
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=578
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=641
-  _globals['_INGESTSERVICE']._serialized_start=809
-  _globals['_INGESTSERVICE']._serialized_end=1012
+  _globals['_INGESTDOCUMENT']._serialized_end=153
+  _globals['_INGESTDOCUMENTSREQUEST']._serialized_start=156
+  _globals['_INGESTDOCUMENTSREQUEST']._serialized_end=367
+  _globals['_INGESTERROR']._serialized_start=369
+  _globals['_INGESTERROR']._serialized_end=474
+  _globals['_INGESTDOCUMENTSRESPONSE']._serialized_start=477
+  _globals['_INGESTDOCUMENTSRESPONSE']._serialized_end=608
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=610
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=719
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=721
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=822
+  _globals['_INGESTSERVICE']._serialized_start=1108
+  _globals['_INGESTSERVICE']._serialized_end=1311
 # @@protoc_insertion_point(module_scope)

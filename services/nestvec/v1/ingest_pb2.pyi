@@ -20,6 +20,29 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _AckLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AckLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AckLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACK_LEVEL_UNSPECIFIED: _AckLevel.ValueType  # 0
+    """SEARCHABLE."""
+    ACK_LEVEL_STORED: _AckLevel.ValueType  # 1
+    """The full vector and the payload are in the store, as durable as its settings say."""
+    ACK_LEVEL_SEARCHABLE: _AckLevel.ValueType  # 2
+    """And every replica of the shard can find it."""
+
+class AckLevel(_AckLevel, metaclass=_AckLevelEnumTypeWrapper): ...
+
+ACK_LEVEL_UNSPECIFIED: AckLevel.ValueType  # 0
+"""SEARCHABLE."""
+ACK_LEVEL_STORED: AckLevel.ValueType  # 1
+"""The full vector and the payload are in the store, as durable as its settings say."""
+ACK_LEVEL_SEARCHABLE: AckLevel.ValueType  # 2
+"""And every replica of the shard can find it."""
+Global___AckLevel: _TypeAlias = AckLevel  # noqa: Y015
+
 class _IngestErrorReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -33,6 +56,8 @@ class _IngestErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ing
     """The server could not take it now; the same document may be sent again."""
     INGEST_ERROR_REASON_SUPERSEDED: _IngestErrorReason.ValueType  # 3
     """The same id stands again later in the same message; the later document was taken."""
+    INGEST_ERROR_REASON_STALE: _IngestErrorReason.ValueType  # 4
+    """A newer version of the document is stored, or it was deleted at a newer version."""
 
 class IngestErrorReason(_IngestErrorReason, metaclass=_IngestErrorReasonEnumTypeWrapper): ...
 
@@ -43,6 +68,8 @@ INGEST_ERROR_REASON_UNAVAILABLE: IngestErrorReason.ValueType  # 2
 """The server could not take it now; the same document may be sent again."""
 INGEST_ERROR_REASON_SUPERSEDED: IngestErrorReason.ValueType  # 3
 """The same id stands again later in the same message; the later document was taken."""
+INGEST_ERROR_REASON_STALE: IngestErrorReason.ValueType  # 4
+"""A newer version of the document is stored, or it was deleted at a newer version."""
 Global___IngestErrorReason: _TypeAlias = IngestErrorReason  # noqa: Y015
 
 @_typing.final
@@ -51,9 +78,15 @@ class IngestDocument(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     vector: _builtins.bytes
     """A full vector that the caller encoded; without it the server encodes the text.
     Little-endian float32, unit length, in the space named by the stream's first message.
+    """
+    version: _builtins.int
+    """Which of two writes of an id stands: the one with the greater version, whatever their order of
+    arrival. 0 takes the server's clock, which is later than every write it has seen. Otherwise
+    1 to 2^63-1, of the caller's own making; do not mix the two in one collection.
     """
     @_builtins.property
     def document(self) -> _common_pb2.Document: ...
@@ -62,10 +95,11 @@ class IngestDocument(_message.Message):
         *,
         document: _common_pb2.Document | None = ...,
         vector: _builtins.bytes = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "vector", b"vector", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -79,12 +113,24 @@ class IngestDocumentsRequest(_message.Message):
     VECTOR_SPACE_FIELD_NUMBER: _builtins.int
     FIRST_OFFSET_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Read from the first message of the stream."""
     first_offset: _builtins.int
     """The offset of the first document below. Offsets count up from the client's own start, without
     gaps.
     """
+    stream_id: _builtins.str
+    """Read from the first message: a name of 1 to 128 bytes that makes the stream resumable. The
+    server keeps, for a week after its last use, which offsets it has acknowledged and a digest of
+    each document. It answers the first message at once with the last acknowledged offset; documents
+    up to there are compared with what was sent before, and not written again.
+    Another document at an acknowledged offset ends the stream with FAILED_PRECONDITION. A second
+    connection with the same id takes the stream over, and the first one is ended with ABORTED.
+    """
+    ack: Global___AckLevel.ValueType
+    """Read from the first message: what an acknowledgement means."""
     @_builtins.property
     def vector_space(self) -> _common_pb2.SpaceRef:
         """Read from the first message: required when documents bring vectors. A dim of 0 lets each
@@ -100,10 +146,12 @@ class IngestDocumentsRequest(_message.Message):
         vector_space: _common_pb2.SpaceRef | None = ...,
         first_offset: _builtins.int = ...,
         documents: _abc.Iterable[Global___IngestDocument] | None = ...,
+        stream_id: _builtins.str = ...,
+        ack: Global___AckLevel.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector_space", b"vector_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "documents", b"documents", "first_offset", b"first_offset", "vector_space", b"vector_space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "collection", b"collection", "documents", b"documents", "first_offset", b"first_offset", "stream_id", b"stream_id", "vector_space", b"vector_space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,12 +194,15 @@ class IngestDocumentsResponse(_message.Message):
     ACKNOWLEDGED_OFFSET_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
     INDEXED_FIELD_NUMBER: _builtins.int
+    WATERMARK_FIELD_NUMBER: _builtins.int
     acknowledged_offset: _builtins.int
-    """Every offset up to and including this one is settled: searchable, or listed in `errors` of
-    this or an earlier response.
+    """Every offset up to and including this one is settled: stored or searchable, as `ack` asked, or
+    listed in `errors` of this or an earlier response.
     """
     indexed: _builtins.int
-    """Documents made searchable since the last response."""
+    """Documents taken since the last response."""
+    watermark: _builtins.bytes
+    """For `SearchOptions.watermark`: stands for everything this stream has written so far."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngestError]:
         """Since the last response."""
@@ -162,10 +213,11 @@ class IngestDocumentsResponse(_message.Message):
         acknowledged_offset: _builtins.int = ...,
         errors: _abc.Iterable[Global___IngestError] | None = ...,
         indexed: _builtins.int = ...,
+        watermark: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_offset", b"acknowledged_offset", "errors", b"errors", "indexed", b"indexed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_offset", b"acknowledged_offset", "errors", b"errors", "indexed", b"indexed", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,7 +229,15 @@ class DeleteDocumentsRequest(_message.Message):
 
     COLLECTION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
+    version: _builtins.int
+    """As IngestDocument.version. A document that stands at a newer version stays, and is listed in
+    `stale_ids`.
+    """
+    ack: Global___AckLevel.ValueType
+    """When to answer: once the deletion is stored, or once no replica finds the documents any more."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -185,10 +245,12 @@ class DeleteDocumentsRequest(_message.Message):
         *,
         collection: _builtins.str = ...,
         ids: _abc.Iterable[_builtins.str] | None = ...,
+        version: _builtins.int = ...,
+        ack: Global___AckLevel.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "collection", b"collection", "ids", b"ids", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,18 +262,26 @@ class DeleteDocumentsResponse(_message.Message):
 
     DELETED_FIELD_NUMBER: _builtins.int
     MISSING_IDS_FIELD_NUMBER: _builtins.int
+    STALE_IDS_FIELD_NUMBER: _builtins.int
+    WATERMARK_FIELD_NUMBER: _builtins.int
     deleted: _builtins.int
+    watermark: _builtins.bytes
+    """For `SearchOptions.watermark`."""
     @_builtins.property
     def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def stale_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         deleted: _builtins.int = ...,
         missing_ids: _abc.Iterable[_builtins.str] | None = ...,
+        stale_ids: _abc.Iterable[_builtins.str] | None = ...,
+        watermark: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "missing_ids", b"missing_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "missing_ids", b"missing_ids", "stale_ids", b"stale_ids", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

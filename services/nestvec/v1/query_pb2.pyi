@@ -62,6 +62,8 @@ class SearchOptions(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     IDS_ONLY_FIELD_NUMBER: _builtins.int
     EXHAUSTIVE_RERANK_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    WATERMARK_FIELD_NUMBER: _builtins.int
     search_class: _builtins.str
     """A class from the server's configuration: autocomplete, search, analyst by default. Empty
     means `search`.
@@ -86,6 +88,15 @@ class SearchOptions(_message.Message):
     """Fetch the full vector of every candidate, whatever the bounds say: the baseline that the
     bounded rerank is measured against.
     """
+    watermark: _builtins.bytes
+    """From an ingest or delete response: the search waits, within its deadline, until what that
+    response speaks of can be found (read your writes). A shard that does not get there in time
+    counts as missing.
+    """
+    @_builtins.property
+    def filter(self) -> _common_pb2.Filter:
+        """Only documents that match may be found."""
+
     def __init__(
         self,
         *,
@@ -98,10 +109,12 @@ class SearchOptions(_message.Message):
         explain: _builtins.bool = ...,
         ids_only: _builtins.bool = ...,
         exhaustive_rerank: _builtins.bool = ...,
+        filter: _common_pb2.Filter | None = ...,
+        watermark: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "filter", b"filter", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "exhaustive_rerank", b"exhaustive_rerank", "explain", b"explain", "ids_only", b"ids_only", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "search_class", b"search_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "exhaustive_rerank", b"exhaustive_rerank", "explain", b"explain", "filter", b"filter", "ids_only", b"ids_only", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "search_class", b"search_class", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
     _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
@@ -244,10 +257,13 @@ class Explanation(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     FETCHED_FIELD_NUMBER: _builtins.int
+    MATCHING_FIELD_NUMBER: _builtins.int
     candidates: _builtins.int
     """How many candidates the coarse search returned."""
     fetched: _builtins.int
     """How many full vectors the reranker fetched."""
+    matching: _builtins.int
+    """How many documents match the filter, over the shards that answered; all of them without one."""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTiming]: ...
     def __init__(
@@ -256,10 +272,11 @@ class Explanation(_message.Message):
         stages: _abc.Iterable[Global___StageTiming] | None = ...,
         candidates: _builtins.int = ...,
         fetched: _builtins.int = ...,
+        matching: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "fetched", b"fetched", "stages", b"stages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "fetched", b"fetched", "matching", b"matching", "stages", b"stages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Callable
 
 import pytest
 from redis import exceptions as redis_errors
@@ -21,20 +22,23 @@ SECRET = "p4ssw0rd"
 
 async def refusal(url: str) -> StoreUnavailable:
     store = RedisStore(RedisSettings(url, command_timeout_s=TIMEOUT_S))
-    with pytest.raises(StoreUnavailable) as caught:
-        await store.collections()
-    await store.close()
+    try:
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.collections()
+    finally:
+        await store.close()
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     return caught.value
 
 
-async def test_credentials_open_the_store_and_wrong_ones_do_not() -> None:
+async def test_credentials_open_the_store_and_wrong_ones_do_not(
+    open_store: Callable[[RedisSettings], RedisStore],
+) -> None:
     port = str(free_port())
     with EmbeddedValkey(EmbeddedSettings(options={"port": port, "bind": "127.0.0.1"})) as server:
         ask(server, f"CONFIG SET requirepass {SECRET}")
-        store = RedisStore(RedisSettings(f"redis://:{SECRET}@127.0.0.1:{port}/0"))
+        store = open_store(RedisSettings(f"redis://:{SECRET}@127.0.0.1:{port}/0"))
         assert await store.collections() == []
-        await store.close()
         assert "user or password" in str(await refusal(f"redis://:{SECRET}x@127.0.0.1:{port}"))
         assert "user or password" in str(await refusal(f"redis://who:{SECRET}@127.0.0.1:{port}"))
         assert "asks for a password" in str(await refusal(f"redis://127.0.0.1:{port}"))
@@ -62,23 +66,25 @@ async def test_a_server_of_another_protocol(greeting: bytes) -> None:
         await refusal(f"redis://me:{SECRET}@127.0.0.1:{port}")
 
 
-async def test_a_read_only_replica_is_named_as_one() -> None:
+async def test_a_read_only_replica_is_named_as_one(
+    open_store: Callable[[RedisSettings], RedisStore],
+) -> None:
     with EmbeddedValkey() as server:
-        store = RedisStore(RedisSettings(server.url))
+        store = open_store(RedisSettings(server.url))
         docs = await store.create_collection(a_collection(), {})
         ask(server, "REPLICAOF 127.0.0.1 1")
         with pytest.raises(StoreUnavailable, match="read-only replica"):
             await store.put(docs, [a_record("a")])
-        await store.close()
 
 
-async def test_keys_of_two_slots_at_a_cluster_are_named_as_a_setting() -> None:
+async def test_keys_of_two_slots_at_a_cluster_are_named_as_a_setting(
+    open_store: Callable[[RedisSettings], RedisStore],
+) -> None:
     options = {"cluster-enabled": "yes", "cluster-port": str(free_port()), "bind": "127.0.0.1"}
     with EmbeddedValkey(EmbeddedSettings(options=options)) as server:
-        store = RedisStore(RedisSettings(server.url))
+        store = open_store(RedisSettings(server.url))
         with pytest.raises(StoreUnavailable, match="cluster"):
             await store.collections()  # no slot is served yet
-        await store.close()
 
 
 def test_settings_show_no_credentials() -> None:
@@ -108,6 +114,10 @@ def test_settings_that_cannot_work_are_refused() -> None:
         RedisSettings("redis://x", max_connections=0)
     with pytest.raises(ConfigError, match="command_timeout_s"):
         RedisSettings("redis://x", command_timeout_s=float("nan"))
+    with pytest.raises(ConfigError, match="wait_replicas"):
+        RedisSettings("redis://x", wait_replicas=-1)
+    with pytest.raises(ConfigError, match=r"wait_timeout_s is 3, expected less than the 3"):
+        RedisSettings("redis://x", wait_replicas=1, wait_timeout_s=3, command_timeout_s=3)
     with pytest.raises(ConfigError, match="database 0"):
         RedisStore(RedisSettings("redis://x/3", cluster=True))
     for prefix in ("", "a:b", "{a}", "a*", "x" * 33):

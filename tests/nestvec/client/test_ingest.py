@@ -14,17 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestvec.client import IngestDocument, IngestInterrupted, NestvecClient
+from nestvec.client import IngestDocument, IngestInterrupted, IngestReason, NestvecClient
 from nestvec.client.ingest import IngestRun
 from nestvec.core.errors import (
     BudgetSpent,
+    InvalidRequest,
     NestvecError,
     NotFound,
     StoreUnavailable,
+    StreamConflict,
     WorkerUnavailable,
 )
 from nestvec.rpc.status import code_of, trailers_of
-from nestvec.v1 import ingest_pb2
+from nestvec.v1 import ingest_pb2, query_pb2
 from tests.support.clients import Kind
 from tests.support.scripted import Script, scripted_server
 
@@ -45,7 +47,8 @@ def _run(batch_size: int = 4, first_offset: int = 0, **named: Any) -> IngestRun:
         first_offset=first_offset,
         batch_size=batch_size,
         max_message_bytes=LIMIT,
-        on_progress=named.get("on_progress"),
+        on_progress=named.pop("on_progress", None),
+        **named,
     )
 
 
@@ -311,3 +314,206 @@ def test_the_report_keeps_a_bounded_number_of_failures() -> None:
     assert run.report().failed == 12_000
     assert len(run.report().failures) == 10_000
     assert len(seen[0].failures) == 12_000
+
+
+# --- streams that can be resumed ------------------------------------------------------------------
+
+
+class Memory:
+    """A server that remembers a stream, as far as a client can tell. breaks_after: messages of one
+    connection.
+    """
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.messages: list[Any] = []
+        self.breaks_after = 1000
+
+    def __call__(self, requests: Any, context: Any) -> Iterator[Any]:
+        yield from self._greeting(first := next(requests))
+        for number, message in enumerate(itertools.chain([first], requests)):
+            self.messages.append(message)
+            if number >= self.breaks_after:
+                _abort(context, StoreUnavailable("down"))
+            assert message.first_offset <= self.next, "a gap"
+            stop = message.first_offset + len(message.documents)
+            fresh = max(stop - self.next, 0)
+            self.next += fresh
+            yield ingest_pb2.IngestDocumentsResponse(
+                acknowledged_offset=self.next - 1, indexed=fresh, watermark=b"%d" % self.next
+            )
+
+    def _greeting(self, first: Any) -> Iterator[Any]:
+        assert first.stream_id == "s"
+        yield ingest_pb2.IngestDocumentsResponse(
+            acknowledged_offset=self.next - 1, watermark=b"%d" % self.next
+        )
+
+    def offsets(self) -> list[int]:
+        return [message.first_offset for message in self.messages]
+
+
+def _some(count: int) -> list[IngestDocument]:
+    return [IngestDocument(f"d{number}", f"text {number}") for number in range(count)]
+
+
+def test_a_stream_is_resumed_by_the_same_call_and_sends_what_is_missing(connect: Connect) -> None:
+    memory = Memory()
+    with scripted_server(Script(ingest=memory)) as address:
+        client = connect(address)
+        memory.breaks_after = 3
+        with pytest.raises(IngestInterrupted) as caught:
+            client.index("docs", _some(100), batch_size=10, stream_id="s")
+        assert caught.value.acknowledged_offset == 29
+        memory.breaks_after = 1000
+        memory.messages.clear()
+        report = client.index("docs", _some(100), batch_size=10, stream_id="s")
+    assert memory.offsets() == [0, 30, 40, 50, 60, 70, 80, 90], "the first one, to be compared"
+    assert (report.indexed, report.failed, report.skipped) == (70, 0, 30)
+    assert (report.acknowledged_offset, report.watermark) == (99, b"100")
+
+
+def test_a_stream_that_is_done_sends_its_first_message_alone(connect: Connect) -> None:
+    memory = Memory()
+    memory.next = 100
+    with scripted_server(Script(ingest=memory)) as address:
+        report = connect(address).index("docs", _some(100), batch_size=10, stream_id="s")
+    assert memory.offsets() == [0]
+    assert (report.indexed, report.skipped) == (0, 100)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 9), st.integers(0, 5))
+def test_wherever_a_stream_was_every_document_that_is_missing_is_sent_once(
+    count: int, acknowledged: int, batch_size: int, first_offset: int
+) -> None:
+    """Also where large documents close a message before its batch is full."""
+    run = _run(batch_size, first_offset, stream_id="s")
+    memory = Memory()
+    memory.next = first_offset + acknowledged
+    sent: list[Any] = []
+
+    def send(message: Any) -> None:
+        if message is None:
+            return
+        sent.append(message)
+        if len(sent) == 1:
+            run.settle(next(memory._greeting(message)))
+
+    for number in range(count):
+        size = LIMIT // 2 if number % 3 == 0 else 1
+        send(run.add(IngestDocument(f"d{number}", "x" * size)))
+    send(run.flush())
+    offsets = [
+        offset
+        for message in sent
+        for offset in range(message.first_offset, message.first_offset + len(message.documents))
+    ]
+    assert offsets == sorted(set(offsets))
+    missing = range(first_offset + acknowledged, first_offset + count)
+    assert set(missing) <= set(offsets)
+    beyond_first = set(offsets[len(sent[0].documents) if sent else 0 :])
+    assert beyond_first <= set(missing) | {sent[1].first_offset if len(sent) > 1 else -1}
+    by_offset = {
+        message.first_offset + number: one.document.id
+        for message in sent
+        for number, one in enumerate(message.documents)
+    }
+    assert all(name == f"d{offset - first_offset}" for offset, name in by_offset.items())
+    assert run.report().skipped == (min(acknowledged, count) if count else 0)
+
+
+def test_a_stream_id_used_for_other_documents_raises_the_conflict_itself(connect: Connect) -> None:
+    script = Script(ingest=_breaking_after(0, StreamConflict("s", 3)))
+    with scripted_server(script) as address, pytest.raises(StreamConflict) as caught:
+        connect(address).index("docs", _some(5), stream_id="s")
+    assert caught.value.stream_id == "s"
+
+
+def test_acknowledgements_versions_and_stream_ids_are_sent_as_asked(connect: Connect) -> None:
+    seen: list[Any] = []
+
+    def ingest(requests: Any, _: Any) -> Iterator[Any]:
+        for message in requests:
+            seen.append(message)
+            yield _acknowledge(message)
+
+    with scripted_server(Script(ingest=ingest)) as address:
+        client = connect(address)
+        client.index("docs", [IngestDocument("a", "text", version=7)], ack="stored")
+        client.index("docs", [IngestDocument("a", "text")])
+    assert [message.ack for message in seen] == [
+        ingest_pb2.ACK_LEVEL_STORED,
+        ingest_pb2.ACK_LEVEL_SEARCHABLE,
+    ]
+    assert [message.documents[0].version for message in seen] == [7, 0]
+    assert [message.stream_id for message in seen] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ({"ack": "found"}, "ack: 'found', expected one of stored, searchable"),
+        ({"stream_id": ""}, "stream_id: empty"),
+        ({"stream_id": "\ud800"}, "stream_id: half a character"),
+    ],
+)
+def test_what_no_server_could_take_is_refused_before_anything_is_sent(
+    named: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        _run(**named)
+
+
+@pytest.mark.parametrize("version", [-1, 2**63, "1"])
+def test_an_impossible_version_is_reported_for_its_document(version: Any) -> None:
+    run = _run(batch_size=1)
+    run.add(IngestDocument("a", "text", version=version))
+    error = ingest_pb2.IngestError(offset=0, message="from the server")
+    run.settle(ingest_pb2.IngestDocumentsResponse(acknowledged_offset=0, errors=[error]))
+    (failure,) = run.finished().failures
+    assert failure.message == f"version: {version!r}, expected 0 to 2**63 - 1"
+
+
+def test_a_stale_document_is_told_by_its_own_reason() -> None:
+    run = _run(batch_size=1)
+    run.add(IngestDocument("a", "text", version=1))
+    stale = ingest_pb2.INGEST_ERROR_REASON_STALE
+    error = ingest_pb2.IngestError(offset=0, id="a", reason=stale, message="older")
+    run.settle(ingest_pb2.IngestDocumentsResponse(acknowledged_offset=0, errors=[error]))
+    (failure,) = run.finished().failures
+    assert failure.reason is IngestReason.STALE
+
+
+def test_a_delete_takes_a_version_and_brings_back_what_stayed(connect: Connect) -> None:
+    seen: list[Any] = []
+
+    def delete(request: Any, _: Any) -> ingest_pb2.DeleteDocumentsResponse:
+        seen.append(request)
+        return ingest_pb2.DeleteDocumentsResponse(
+            deleted=1, missing_ids=["m"], stale_ids=["s"], watermark=b"w"
+        )
+
+    with scripted_server(Script(delete=delete)) as address:
+        client = connect(address)
+        result = client.delete("docs", ["a", "m", "s"], version=9, ack="stored")
+        client.delete("docs", ["a"])
+        with pytest.raises(InvalidRequest, match="version"):
+            client.delete("docs", ["a"], version=2**63)
+    assert (result.deleted, result.missing_ids, result.stale_ids) == (1, ("m",), ("s",))
+    assert result.watermark == b"w"
+    assert [(one.version, one.ack) for one in seen] == [
+        (9, ingest_pb2.ACK_LEVEL_STORED),
+        (0, ingest_pb2.ACK_LEVEL_SEARCHABLE),
+    ]
+
+
+def test_a_search_passes_the_watermark_on(connect: Connect) -> None:
+    seen: list[bytes] = []
+
+    def search(request: Any, _: Any) -> query_pb2.SearchResponse:
+        seen.append(request.options.watermark)
+        return query_pb2.SearchResponse()
+
+    with scripted_server(Script(search=search)) as address:
+        connect(address).search("docs", "text", watermark=b"mark")
+    assert seen == [b"mark"]

@@ -12,6 +12,7 @@ import pytest
 
 from nestvec.adapters.memory_index import NumpyFactory
 from nestvec.coarse import app as app_module
+from nestvec.coarse import upkeep as upkeep_module
 from nestvec.coarse.app import CoarseApp
 from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.codec import VectorDtype
@@ -27,28 +28,26 @@ from nestvec.core.errors import (
     WorkerUnavailable,
 )
 from nestvec.core.placement import partition_of, partitions_of
-from nestvec.core.ports import CoarseIndex, CoarseQuery, CoarseRows
-from nestvec.core.space import Space
+from nestvec.core.ports import CoarseIndex
+from nestvec.core.watermark import Watermark
 from tests.nestvec.core.synthetic import mrl_like, unit
 from tests.support.rooms import (
     PATIENT_S,
-    SPACE,
     FaultyStore,
     a_collection,
     created,
+    deleted,
     eventually,
     raising,
     written,
 )
-
-QUERY = unit(mrl_like(1, 64, seed=50))
-NONE = np.empty(0, np.int64)
+from tests.support.shards import QUERY, a_query, found, reached
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "_IDLE_S", 0.01)
-    monkeypatch.setattr(app_module, "_AFTER_FAILURE_S", 0.01)
+    monkeypatch.setattr(upkeep_module, "_IDLE_S", 0.01)
+    monkeypatch.setattr(upkeep_module, "_AFTER_FAILURE_S", 0.01)
 
 
 @pytest.fixture
@@ -63,27 +62,6 @@ async def app(store: FaultyStore) -> AsyncIterator[CoarseApp]:
     await opened.close()
 
 
-def a_query(collection: Collection, count: int = 1000, **changes: object) -> CoarseQuery:
-    query = CoarseQuery(
-        collection=collection.name,
-        generation=collection.generation,
-        fingerprint=collection.space.fingerprint,
-        queries=QUERY[:, : collection.store_dim],
-        coarse_dim=collection.tiers[0],
-        count=count,
-        bound_z=5.0,
-    )
-    return replace(query, **changes)  # type: ignore[arg-type]
-
-
-async def found(app: CoarseApp, query: CoarseQuery) -> set[int]:
-    answer = await app.search(query, PATIENT_S)
-    (hits,) = answer.hits
-    ids: list[int] = hits.ids.tolist()
-    assert len(ids) == len(set(ids))
-    return set(ids)
-
-
 # --- opening --------------------------------------------------------------------------------------
 
 
@@ -94,7 +72,7 @@ async def test_opening_reads_every_live_document_of_the_store(
     docs = await created(store, a_collection(tiers=(16, 32, 64), dtype=dtype))
     ids = await written(store, docs, mrl_like(60, 64, seed=1))
     replaced = await written(store, docs, mrl_like(5, 64, seed=2))  # d0 to d4 once more
-    await store.unmap(docs, ["d5"])
+    await deleted(store, docs, ["d5"])
     live = {*ids.tolist()[6:], *replaced.tolist()}
     assert await app.open(docs) == len(live)
     for dim in docs.tiers:
@@ -194,11 +172,13 @@ async def test_an_unknown_collection_is_not_found(app: CoarseApp) -> None:
     docs = a_collection()
     with pytest.raises(NotFound, match="shard 0 does not serve it"):
         await app.search(a_query(docs), PATIENT_S)
-    for call in (app.status, app.settle):
+    for call in (app.status, app.settle, app.progress, app.snapshot):
         with pytest.raises(NotFound):
             await call(docs)
     with pytest.raises(NotFound):
-        await app.apply(docs, CoarseRows(NONE, np.empty((0, 64), np.float32), NONE))
+        await app.reach(docs, Watermark(docs.generation), PATIENT_S)
+    with pytest.raises(NotFound):
+        await app.verify(docs, repair=False, sample=10)
 
 
 async def test_another_generation_is_not_found_and_names_both(
@@ -210,7 +190,7 @@ async def test_another_generation_is_not_found_and_names_both(
     with pytest.raises(NotFound, match="serves its generation 1, not 7"):
         await app.search(a_query(other), PATIENT_S)
     with pytest.raises(NotFound, match="not 7"):
-        await app.apply(other, CoarseRows(NONE, np.empty((0, 64), np.float32), NONE))
+        await app.reach(other, Watermark(7), PATIENT_S)
 
 
 async def test_a_new_generation_takes_the_place_of_the_old_one(
@@ -233,9 +213,6 @@ async def test_another_space_is_refused(app: CoarseApp, store: FaultyStore) -> N
     await app.open(docs)
     with pytest.raises(SpaceMismatch, match="the query is in space 0123456789abcdef"):
         await app.search(a_query(docs, fingerprint="0123456789abcdef"), PATIENT_S)
-    foreign = replace(docs, space=Space("other", 64, weights="1", trained_dims=SPACE.trained_dims))
-    with pytest.raises(SpaceMismatch, match="the rows"):
-        await app.apply(foreign, CoarseRows(NONE, np.empty((0, 64), np.float32), NONE))
 
 
 async def test_a_tier_that_is_not_served_is_refused_with_the_way_out(
@@ -243,8 +220,9 @@ async def test_a_tier_that_is_not_served_is_refused_with_the_way_out(
 ) -> None:
     docs = await created(store, a_collection(tiers=(16, 32)))
     await app.open(docs)
-    with pytest.raises(InvalidRequest, match="does not serve tier 8; it serves 16, 32"):
+    with pytest.raises(NotFound, match="shard 0 serves tiers 16, 32 of") as caught:
         await app.search(a_query(docs, coarse_dim=8), PATIENT_S)
+    assert caught.value.kind == "tier", "what the caller knows is old: it looks again"
     with pytest.raises(TierNotTrained, match="tier 20 was not trained"):
         await app.search(a_query(docs, coarse_dim=20), PATIENT_S)
 
@@ -263,19 +241,22 @@ async def test_a_query_of_another_shape_is_refused(
     assert caught.value.field == field
 
 
-class GatedFactory:
+class GatedFactory(NumpyFactory):
     """Searches wait until they are let."""
 
     def __init__(self) -> None:
         self.let = threading.Event()
         self.running = threading.Semaphore(0)
 
-    def build(self, prefixes: Floats) -> CoarseIndex:
-        return _Gated(self, NumpyFactory().build(prefixes))
+    def build(self, prefixes: Floats) -> CoarseIndex:  # type: ignore[override]
+        return _Gated(self, super().build(prefixes))
 
 
 class _Gated:
     kind, nbytes = "gated", 1
+
+    def to_bytes(self) -> bytes | None:
+        return None
 
     def __init__(self, gate: GatedFactory, index: CoarseIndex) -> None:
         self._gate, self._index = gate, index
@@ -340,6 +321,9 @@ class NotingFactory(NumpyFactory):
 class _Noting:
     kind, nbytes = "noting", 1
 
+    def to_bytes(self) -> bytes | None:
+        return None
+
     def __init__(self, factory: NotingFactory, index: CoarseIndex) -> None:
         self._factory, self._index = factory, index
 
@@ -387,42 +371,14 @@ async def test_a_short_search_runs_where_it_stands_and_answers_as_in_a_thread(
 async def test_a_change_is_seen_by_every_tier_at_once(app: CoarseApp, store: FaultyStore) -> None:
     docs = await created(store, a_collection(tiers=(8, 16, 64)))
     await app.open(docs)
-    vectors = docs.codec.round_trip(mrl_like(3, 64, seed=1))
-    assert await app.apply(docs, CoarseRows(np.array([1, 2, 3]), vectors, NONE)) == 3
-    assert await app.apply(docs, CoarseRows(np.array([9]), vectors[:1], np.array([1, 2]))) == 2
+    ids = await written(store, docs, mrl_like(3, 64, seed=1))
+    await reached(app, docs, ids)
+    new = await written(store, docs, mrl_like(1, 64, seed=2))
+    gone = await deleted(store, docs, ["d1"])
+    await reached(app, docs, [*new, *gone])
     for dim in docs.tiers:
-        assert await found(app, a_query(docs, coarse_dim=dim)) == {3, 9}
+        assert await found(app, a_query(docs, coarse_dim=dim)) == {int(new[0]), int(ids[2])}
     assert [tier.documents for tier in await app.status(docs)] == [2, 2, 2]
-
-
-async def test_a_caller_that_goes_away_leaves_no_tier_behind(store: FaultyStore) -> None:
-    """A change is all or nothing, in every tier, whenever its caller is cancelled."""
-
-    class Slow(NumpyFactory):
-        begun, let = threading.Event(), threading.Event()
-
-        def build(self, prefixes: Floats) -> CoarseIndex:  # type: ignore[override]
-            self.begun.set()
-            assert self.let.wait(30)
-            return super().build(prefixes)
-
-    docs = await created(store, a_collection(tiers=(8, 16, 32)))
-    factory = Slow()
-    app = CoarseApp(store, factory)
-    await app.open(docs)
-    vectors = docs.codec.round_trip(mrl_like(3, 64, seed=1))
-    task = asyncio.create_task(app.apply(docs, CoarseRows(np.array([1, 2, 3]), vectors, NONE)))
-    await asyncio.to_thread(factory.begun.wait)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    factory.let.set()
-
-    async def complete() -> bool:
-        return [tier.documents for tier in await app.status(docs)] == [3, 3, 3]
-
-    await eventually(complete)
-    await app.close()
 
 
 async def test_dropping_forgets_one_generation_and_may_be_repeated(
@@ -446,15 +402,18 @@ async def test_settling_waits_until_one_segment_is_left(app: CoarseApp, store: F
     docs = await created(store, a_collection(tiers=(8, 16)))
     await app.open(docs)
     await asyncio.wait_for(app.settle(docs), PATIENT_S)
-    vectors = docs.codec.round_trip(mrl_like(40, 64, seed=1))
+    vectors = mrl_like(40, 64, seed=1)
+    everything: set[int] = set()
     for start, size in ((0, 20), (20, 10), (30, 6), (36, 4)):
-        ids = np.arange(start, start + size)
-        await app.apply(docs, CoarseRows(ids, vectors[ids], NONE))
+        names = [f"d{number}" for number in range(start, start + size)]
+        ids = await written(store, docs, vectors[start : start + size], names)
+        await reached(app, docs, ids)
+        everything |= {*ids.tolist()}
     await asyncio.wait_for(app.settle(docs), PATIENT_S)
     for tier in await app.status(docs):
         assert tier.segments == ("numpy:40",)
         assert tier.deleted == 0
-    assert await found(app, a_query(docs)) == set(range(40))
+    assert await found(app, a_query(docs)) == everything
 
 
 async def test_settling_something_settled_returns(app: CoarseApp, store: FaultyStore) -> None:
@@ -476,18 +435,18 @@ async def test_whoever_waits_for_a_dropped_collection_to_settle_is_told(
         await asyncio.wait_for(waiting, PATIENT_S)
 
 
-class FailingMerges:
+class FailingMerges(NumpyFactory):
     """Builds what a write asks for; a merge of more than `limit` rows fails until it is healed."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.failures = 0
 
-    def build(self, prefixes: Floats) -> CoarseIndex:
+    def build(self, prefixes: Floats) -> CoarseIndex:  # type: ignore[override]
         if len(prefixes) > self.limit:
             self.failures += 1
             raise MemoryError("no room for the merge")
-        return NumpyFactory().build(prefixes)
+        return super().build(prefixes)
 
 
 async def test_upkeep_that_fails_stops_neither_searches_nor_writes_and_is_tried_again(
@@ -497,46 +456,58 @@ async def test_upkeep_that_fails_stops_neither_searches_nor_writes_and_is_tried_
     docs = await created(store, a_collection())
     app = CoarseApp(store, factory)
     await app.open(docs)
-    vectors = docs.codec.round_trip(mrl_like(30, 64, seed=1))
+    live: set[int] = set()
     for start, size in ((0, 12), (12, 7), (19, 4)):
-        ids = np.arange(start, start + size)
-        await app.apply(docs, CoarseRows(ids, vectors[ids], NONE))
+        live |= await followed(app, store, docs, start, size)
 
     async def failed_twice() -> bool:
-        assert await found(app, a_query(docs)) == set(range(23))
+        assert await found(app, a_query(docs)) == live
         return factory.failures >= 2
 
     await eventually(failed_twice)
-    await app.apply(docs, CoarseRows(np.array([29]), vectors[29:], np.array([0])))
-    assert await found(app, a_query(docs)) == {*range(1, 23), 29}
+    live |= await followed(app, store, docs, 29, 1)
+    (gone,) = await store.find(docs, ["d0"])
+    await reached(app, docs, await deleted(store, docs, ["d0"]))
+    live.remove(int(gone))
+    assert await found(app, a_query(docs)) == live
     factory.limit = 1000
     await asyncio.wait_for(app.settle(docs), PATIENT_S)
     assert (await app.status(docs))[0].segments == ("numpy:23",)
     await app.close()
 
 
+async def followed(
+    app: CoarseApp, store: FaultyStore, docs: Collection, start: int, size: int
+) -> set[int]:
+    """Write d<start> and the next ones, and wait until they can be found."""
+    names = [f"d{number}" for number in range(start, start + size)]
+    ids = await written(store, docs, mrl_like(size, 64, seed=start), names)
+    await reached(app, docs, ids)
+    return {*ids.tolist()}
+
+
 async def test_a_long_merge_holds_up_no_write(store: FaultyStore) -> None:
     """Of any collection: merges have a thread of their own."""
-    let = threading.Event()
+    begun, let = threading.Event(), threading.Event()
 
     class SlowMerges(NumpyFactory):
         def build(self, prefixes: Floats) -> CoarseIndex:  # type: ignore[override]
             if len(prefixes) > 12:
+                begun.set()
                 assert let.wait(30)
             return super().build(prefixes)
 
     app = CoarseApp(store, SlowMerges())
-    vectors = mrl_like(20, 64, seed=1)
     collections = [await created(store, a_collection(name)) for name in ("a", "b", "c")]
+    live = {}
     for docs in collections:
         await app.open(docs)
-        for ids in (np.arange(10), np.arange(10, 14)):
-            await app.apply(docs, CoarseRows(ids, docs.codec.round_trip(vectors[ids]), NONE))
-    await asyncio.sleep(0.1)
+        live[docs.name] = await followed(app, store, docs, 0, 10)
+        live[docs.name] |= await followed(app, store, docs, 10, 4)
+    assert await asyncio.to_thread(begun.wait, 30)
     for docs in collections:
-        rows = CoarseRows(np.array([15]), docs.codec.round_trip(vectors[15:16]), NONE)
-        assert await asyncio.wait_for(app.apply(docs, rows), PATIENT_S) == 15
-        assert await found(app, a_query(docs)) == {*range(14), 15}
+        live[docs.name] |= await followed(app, store, docs, 15, 1)
+        assert await found(app, a_query(docs)) == live[docs.name]
     let.set()
     await app.close()
 

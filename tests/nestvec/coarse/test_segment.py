@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestvec.adapters.memory_index import NumpyFactory
+from nestvec.coarse import segment as segment_module
+from nestvec.coarse.field_columns import FieldTable
 from nestvec.coarse.segment import (
     Columns,
     View,
@@ -17,8 +19,11 @@ from nestvec.coarse.segment import (
 )
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.errors import DegenerateVector
+from nestvec.core.fields import FieldSchema, FieldType
 from tests.nestvec.core.synthetic import as_stored, mrl_like
 from tests.support.rooms import a_sketch
+
+TABLE = FieldTable([FieldSchema("parity", FieldType.KEYWORD), FieldSchema("id", FieldType.INTEGER)])
 
 FULL, HEAD = 24, 8
 SKETCH = a_sketch(HEAD, FULL)
@@ -33,7 +38,8 @@ def vectors_of(ids: list[int], seed: int = 0) -> Floats:
 
 
 def columns_of(ids: list[int]) -> Columns:
-    return encode_columns(np.array(ids, np.int64), vectors_of(ids), SKETCH)
+    fields = TABLE.encode([{"parity": "odd" if one % 2 else "even", "id": one} for one in ids])
+    return encode_columns(np.array(ids, np.int64), vectors_of(ids), SKETCH, fields)
 
 
 def rows(columns: Columns) -> dict[int, tuple[bytes, ...]]:
@@ -48,6 +54,10 @@ def rows(columns: Columns) -> dict[int, tuple[bytes, ...]]:
             columns.sketch.head_norms[number].tobytes(),
             columns.sketch.tail_norms[number].tobytes(),
             columns.sketch.corrections[number].tobytes(),
+        )
+        assert columns.fields.arrays["id"][number] == one
+        assert TABLE.keywords()["parity"][columns.fields.arrays["parity"][number]] == (
+            "odd" if one % 2 else "even"
         )
     return found
 
@@ -122,7 +132,7 @@ def test_rows_of_finds_those_that_are_here_and_no_others(
 
 def test_bytes_are_counted_whole() -> None:
     columns = columns_of(list(range(10)))
-    per_row = 8 + HEAD + 4 + SKETCH.bytes_per_vector
+    per_row = 8 + HEAD + 4 + SKETCH.bytes_per_vector + 4 + 8
     assert columns.nbytes == 10 * per_row
 
 
@@ -132,6 +142,26 @@ def test_a_prefix_without_direction_is_refused(bad: float) -> None:
     vectors[1, :HEAD] = bad
     with pytest.raises(DegenerateVector, match="first 8 dimensions"):
         encode_columns(np.arange(3), vectors, SKETCH)
+
+
+def test_scores_do_not_depend_on_how_many_rows_are_decoded_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = columns_of(list(range(20)))
+    head = mrl_like(1, HEAD, seed=1)[0]
+    rows_asked = np.array([3, 19, 0, 7, 7, 12, 1])
+    at_once = columns.prefix_scores(rows_asked, head)
+    assert at_once == pytest.approx(columns.prefixes.decode()[rows_asked] @ head, abs=1e-6)
+    monkeypatch.setattr(segment_module, "_DECODED_ROWS", 3)
+    assert columns.prefix_scores(rows_asked, head) == pytest.approx(at_once, abs=1e-6)
+
+
+@given(id_lists)
+def test_columns_survive_as_named_arrays(ids: list[int]) -> None:
+    columns = columns_of(ids)
+    again = Columns.from_arrays(columns.arrays())
+    assert rows(again) == rows(columns)
+    assert {len(array) for array in columns.arrays().values()} == {len(ids)}
 
 
 # --- views ----------------------------------------------------------------------------------------

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvec.adapters.faiss_index import FaissFactory
-from nestvec.adapters.memory_index import NumpyFactory
+from nestvec.adapters.memory_index import NumpyFactory, NumpyIndex
 from nestvec.coarse import tier as tier_module
+from nestvec.coarse.segment import CoarseRows
 from nestvec.coarse.tier import Tier, ids_of
 from nestvec.core.arrays import Floats
 from nestvec.core.errors import DegenerateVector
-from nestvec.core.ports import CoarseHits, CoarseIndex, CoarseIndexFactory, CoarseRows
+from nestvec.core.ports import CoarseHits, CoarseIndexFactory
 from nestvec.core.scoring import exact_scores
 from tests.nestvec.core.synthetic import as_stored, mrl_like, unit
 from tests.support.rooms import a_sketch
@@ -90,10 +91,10 @@ class Oracle:
             number: float(exact_scores(query, vector[None, :])[0])
             for number, vector in self.documents.items()
         }
-        (plain,), searched = self.tier.search(query[None, :], count, None)
+        (plain,), searched, _ = self.tier.search(query[None, :], count, None)
         assert searched == len(truth)
         self.check_found(plain, count)
-        (bounded,), searched = self.tier.search(query[None, :], count, Z)
+        (bounded,), searched, _ = self.tier.search(query[None, :], count, Z)
         assert searched == len(truth)
         self.check_found(bounded, count)
         check_bounds(bounded, truth)
@@ -248,18 +249,18 @@ def test_a_fast_scan_segment_takes_deletes_and_keeps_its_bounds() -> None:
 # --- while a merge is under way -------------------------------------------------------------------
 
 
-class GatedFactory:
+class GatedFactory(NumpyFactory):
     """Builds when it is let: what happens in between, happens during the merge."""
 
     def __init__(self) -> None:
         self.armed = False
         self.begun, self.let = threading.Event(), threading.Event()
 
-    def build(self, prefixes: Floats) -> CoarseIndex:
+    def build(self, prefixes: Floats) -> NumpyIndex:
         if self.armed and threading.current_thread() is not threading.main_thread():
             self.begun.set()
             assert self.let.wait(30), "never let"
-        return NumpyFactory().build(prefixes)
+        return super().build(prefixes)
 
 
 @settings(max_examples=60)
@@ -322,7 +323,7 @@ def test_searches_and_writes_and_merges_may_run_at_once() -> None:
 
     def search() -> None:
         while not done.is_set():
-            (hits,), _ = oracle.tier.search(QUERIES[:1], 10_000, Z)
+            (hits,), _, _ = oracle.tier.search(QUERIES[:1], 10_000, Z)
             ids = hits.ids.tolist()
             if len(ids) != len(set(ids)):
                 problems.append("an id was found twice")
@@ -361,7 +362,7 @@ def filled() -> Oracle:
 def test_an_empty_tier_answers_with_nothing_and_leaves_nothing_outside() -> None:
     tier = Tier(HEAD, SKETCH, NumpyFactory())
     for z in (None, Z):
-        (hits,), documents = tier.search(QUERIES[:1], 5, z)
+        (hits,), documents, _ = tier.search(QUERIES[:1], 5, z)
         assert documents == 0
         assert len(hits.ids) == 0
         assert hits.rest_upper_bound == -np.inf
@@ -373,7 +374,7 @@ def test_plain_answers_are_the_best_cosines_of_prefixes_and_claim_no_bound(fille
     heads = unit(np.array([filled.documents[int(i)][:HEAD] for i in ids]))
     query = QUERIES[0]
     truth = heads @ unit(query[None, :HEAD])[0]
-    (hits,), _ = filled.tier.search(query[None, :], 10, None)
+    (hits,), _, _ = filled.tier.search(query[None, :], 10, None)
     wanted = ids[np.argsort(-truth)[:10]]
     assert np.isin(hits.ids, wanted).mean() >= 0.9, "int8 may swap near neighbours, no more"
     by_id = dict(zip(ids.tolist(), truth.tolist(), strict=True))
@@ -386,15 +387,15 @@ def test_plain_answers_are_the_best_cosines_of_prefixes_and_claim_no_bound(fille
 def test_equal_plain_scores_stand_in_the_order_of_ids() -> None:
     oracle = Oracle(NumpyFactory(), FEW)
     oracle.put([50, 3, 99, 7], np.repeat(FEW[:1], 4, axis=0), [])
-    (hits,), _ = oracle.tier.search(FEW[:1], 4, None)
+    (hits,), _, _ = oracle.tier.search(FEW[:1], 4, None)
     assert hits.ids.tolist() == [3, 7, 50, 99]
 
 
 def test_several_queries_are_answered_as_each_alone(filled: Oracle) -> None:
     for z in (None, Z):
-        together, _ = filled.tier.search(QUERIES, 7, z)
+        together, _, _ = filled.tier.search(QUERIES, 7, z)
         for query, hits in zip(QUERIES, together, strict=True):
-            (alone,), _ = filled.tier.search(query[None, :], 7, z)
+            (alone,), _, _ = filled.tier.search(query[None, :], 7, z)
             assert hits.ids.tolist() == alone.ids.tolist()
             assert hits.estimates == pytest.approx(alone.estimates, abs=1e-6)
 
@@ -404,7 +405,7 @@ def test_a_rest_that_was_not_bounded_is_unknown() -> None:
     oracle = Oracle(NumpyFactory())
     oracle.apply(30, [])
     oracle.apply(30, [])
-    (hits,), _ = oracle.tier.search(QUERIES[:1], 5, Z)
+    (hits,), _, _ = oracle.tier.search(QUERIES[:1], 5, Z)
     assert hits.rest_upper_bound is None
     assert hits.rest_count == 55
 
@@ -412,7 +413,7 @@ def test_a_rest_that_was_not_bounded_is_unknown() -> None:
 def test_a_tier_of_the_full_dimension_needs_no_sketch() -> None:
     tier = Tier(FULL, a_sketch(FULL, FULL), NumpyFactory())
     tier.apply(CoarseRows(np.arange(50), MANY[:50], np.empty(0, np.int64)))
-    (hits,), _ = tier.search(QUERIES[:1], 50, Z)
+    (hits,), _, _ = tier.search(QUERIES[:1], 50, Z)
     scores = exact_scores(QUERIES[0], MANY[:50])
     check_bounds(hits, dict(enumerate(scores.tolist())))
     assert hits.half_widths.max() < 0.05

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestvec.core.codec import VectorCodec, VectorDtype
-from nestvec.core.collection import Collection, check_name
+from nestvec.core.collection import Collection, check_name, new_identity
 from nestvec.core.errors import ConfigError, DegenerateVector, InvalidRequest, TierNotTrained
+from nestvec.core.fields import FieldSchema, FieldType
 from nestvec.core.placement import MAX_PARTITIONS
 from nestvec.core.space import Space
 from nestvec.core.tiers import truncate
@@ -219,7 +220,27 @@ def test_records_are_pinned() -> None:
         "partitions": 64,
         "generation": 1,
         "rotation_seed": 20221201,
+        "fields": {},
+        "identity": "",
+        "restoring": False,
     }
+
+
+def test_records_of_before_there_were_fields_are_read() -> None:
+    record = EDGE.to_dict()
+    for name in ("fields", "identity", "restoring"):
+        del record[name]
+    assert Collection.from_dict(record) == EDGE
+
+
+def test_records_keep_fields_identity_and_whether_they_are_being_restored() -> None:
+    fields = (FieldSchema("lang", FieldType.KEYWORD), FieldSchema("year", FieldType.INTEGER))
+    whole = replace(EDGE, fields=fields, identity=new_identity(), restoring=True)
+    assert Collection.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
+
+
+def test_no_two_identities_are_alike() -> None:
+    assert len({new_identity() for _ in range(100)}) == 100
 
 
 @pytest.mark.parametrize("found", [0, 2, "1", None])

@@ -1,19 +1,18 @@
-"""A change is applied whole or undone or reported, whatever fails, and whoever goes away."""
+"""A change is applied whole or reported, whatever fails, and whoever goes away."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nestvec.coarse.app import CoarseApp
-from nestvec.coarse.tier import ids_of as ids_of_state
-from nestvec.core.collection import Collection
-from nestvec.core.document import Document
+from nestvec.core.clock import MAX_VERSION, HybridClock
+from nestvec.core.document import Document, payload_to_bytes
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
@@ -22,524 +21,472 @@ from nestvec.core.errors import (
     StoreUnavailable,
     WorkerUnavailable,
 )
-from nestvec.core.placement import partition_of, shard_of
-from nestvec.ingest import commit as commit_module
-from nestvec.ingest.batch import Item, Outcome, Refusal
-from tests.support.rooms import (
-    PATIENT_S,
-    FaultyShard,
-    FaultyStore,
-    Rooms,
-    eventually,
-    hanging,
-    ids_of,
-    open_rooms,
-    raising,
-    waiting_for,
-)
+from nestvec.core.ports import StoreDeletion, StoreRecord
+from nestvec.core.watermark import Watermark
+from nestvec.ingest.batch import Ack, Item, Outcome, Refusal
+from tests.support.faults import PATIENT_S, eventually, hanging, raising, waiting_for
+from tests.support.ingest_desk import QUICK, Desk, FlakyStore, open_desk
 
-
-@pytest.fixture(autouse=True)
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit_module, "_RECONCILE_EVERY_S", 0.01)
+PATIENT = replace(QUICK, patience_s=PATIENT_S)
 
 
 @pytest.fixture
-async def store() -> FaultyStore:
-    return FaultyStore()
-
-
-@pytest.fixture
-async def rooms(store: FaultyStore) -> AsyncIterator[Rooms]:
-    """An empty collection on one shard that can fail."""
-    async with open_rooms(store, wrap_shard=FaultyShard) as opened:
-        await opened.create(tiers=(8, 16))
+async def desk() -> AsyncIterator[Desk]:
+    """One shard that follows at once, and nobody who gives up early."""
+    async with open_desk(options=PATIENT) as opened:
         yield opened
-
-
-def shard_of_rooms(rooms: Rooms, number: int = 0) -> FaultyShard:
-    shard = rooms.shards[number]
-    assert isinstance(shard, FaultyShard)
-    return shard
-
-
-async def docs_of(rooms: Rooms) -> Collection:
-    return await rooms.catalogue.get("docs")
-
-
-async def live(rooms: Rooms) -> set[int]:
-    """Internal ids that the store's id map names."""
-    docs = await docs_of(rooms)
-    ids: set[int] = set()
-    async for batch in rooms.store.live_ids(docs, range(docs.partitions)):
-        ids |= set(batch.tolist())
-    return ids
-
-
-def indexed(rooms: Rooms) -> set[int]:
-    """Internal ids that searches find: the same in every tier."""
-    everywhere: set[int] = set()
-    for shard in rooms.shards:
-        assert isinstance(shard, FaultyShard)
-        app = shard._shard
-        assert isinstance(app, CoarseApp)
-        tiers = app._served["docs"].tiers.values()
-        ids, *others = [ids_of_state(tier._state).tolist() for tier in tiers]
-        assert all(other == ids for other in others), "tiers differ"
-        assert not everywhere & set(ids)
-        everywhere |= set(ids)
-    return everywhere
-
-
-async def in_line(rooms: Rooms) -> bool:
-    """Whether the coarse tier is exactly what the store says, and nothing else is kept."""
-    assert isinstance(rooms.store, FaultyStore)
-    named = await live(rooms)
-    return indexed(rooms) == named == rooms.store.kept(await docs_of(rooms))
 
 
 def refusals(outcome: Outcome) -> list[tuple[int, Refusal]]:
     return [(failure.position, failure.refusal) for failure in outcome.failures]
 
 
-async def texts_of(rooms: Rooms, name: str) -> list[str]:
-    """The texts under which `name` is found, by its own words and by those of its versions."""
-    answer = await rooms.ask("version", k=1000, candidates=1000)
-    return [hit.document.text for hit in answer.hits if hit.document.id == name]
+def versioned(name: str, text: str, version: int) -> Item:
+    return Item(Document(name, text), version=version)
+
+
+async def write_elsewhere(desk: Desk, name: str, version: int) -> None:
+    """As another region's server would: this one's clock knows nothing of it."""
+    payload = payload_to_bytes(Document(name, "other"))
+    await desk.store.put(desk.docs, [StoreRecord(name, b"v", payload, version)])
 
 
 # --- what goes well -------------------------------------------------------------------------------
 
 
-async def test_what_is_committed_is_found_and_counted(rooms: Rooms) -> None:
-    outcome = await rooms.add(Document("a", "red"), Document("b", "green"))
+async def test_what_is_committed_is_found_and_counted(desk: Desk) -> None:
+    outcome = await desk.add(Document("a", "red"), Document("b", "green"))
     assert (outcome.indexed, outcome.failures) == (2, [])
-    assert await rooms.found("red", k=1) == ["a"]
-    assert await in_line(rooms)
+    assert desk.texts == {"a": "red", "b": "green"}
+    assert desk.found() == await desk.live()
 
 
-async def test_an_upsert_replaces_the_document_and_frees_the_old_one(rooms: Rooms) -> None:
-    await rooms.add(Document("a", "version one"))
-    (old,) = await live(rooms)
-    outcome = await rooms.add(Document("a", "version two"), Document("b", "other"))
+async def test_the_watermark_covers_what_was_written_and_no_more(desk: Desk) -> None:
+    first = await desk.add(Document("a", "red"))
+    second = await desk.add(Document("a", "blue"))
+    before = Watermark.of_ids(1, await desk.live())
+    assert second.watermark == before
+    assert second.watermark.joined(first.watermark) == second.watermark
+    assert not second.watermark.reached_by(first.watermark.sequences)
+
+
+async def test_an_upsert_replaces_the_document(desk: Desk) -> None:
+    await desk.add(Document("a", "version one"))
+    outcome = await desk.add(Document("a", "version two"), Document("b", "other"))
     assert outcome.indexed == 2
-    assert await texts_of(rooms, "a") == ["version two"]
-    await eventually(lambda: in_line(rooms))
-    assert old not in await live(rooms)
+    assert desk.texts == {"a": "version two", "b": "other"}
+    assert desk.found() == await desk.live()
 
 
-async def test_a_replaced_vector_stays_readable_for_a_while() -> None:
-    """A search that began before the upsert may still fetch it."""
-    store = FaultyStore()
-    async with open_rooms(store, wrap_shard=FaultyShard, purge_after_s=3600.0) as rooms:
-        await rooms.create()
-        await rooms.add(Document("a", "version one"))
-        (old,) = await live(rooms)
-        await rooms.add(Document("a", "version two"))
-        await rooms.ingest.delete("docs", ["a"])
-        assert old in store.kept(await docs_of(rooms))
-        assert indexed(rooms) == set()
-        docs = await docs_of(rooms)
-    assert store.kept(docs) == set(), "closing frees what waited to be freed, at once"
-
-
-async def test_a_large_batch_is_committed_in_parts_and_reported_as_one(rooms: Rooms) -> None:
+async def test_a_large_batch_is_committed_in_parts_and_reported_as_one(desk: Desk) -> None:
     documents = [Document(f"d{number}", f"text {number}") for number in range(2500)]
-    outcome = await rooms.add(*documents, Document("bad", ""))
+    outcome = await desk.add(*documents, Document("bad", ""))
     assert outcome.indexed == 2500
     assert refusals(outcome) == [(2500, Refusal.INVALID)]
-    assert rooms.store.faults.calls.count("put") >= 3  # type: ignore[attr-defined]
-    assert await in_line(rooms)
+    assert desk.store.faults.calls.count("put") >= 3
+    assert desk.found() == await desk.live()
 
 
-async def test_what_was_refused_before_stays_reported(rooms: Rooms) -> None:
-    outcome = await rooms.add(Document("a", ""), Document("b", "good"), Document("b", "better"))
+async def test_what_was_refused_before_stays_reported(desk: Desk) -> None:
+    outcome = await desk.add(Document("a", ""), Document("b", "good"), Document("b", "better"))
     assert outcome.indexed == 1
     assert sorted(refusals(outcome)) == [(0, Refusal.INVALID), (1, Refusal.SUPERSEDED)]
+    assert desk.texts == {"b": "better"}
 
 
-async def test_documents_go_to_the_shard_of_their_partition() -> None:
-    async with open_rooms(shards=3, wrap_shard=FaultyShard) as rooms:
-        await rooms.create()
-        names = [f"d{number}" for number in range(60)]
-        await rooms.add(*(Document(name, f"text {name}") for name in names))
-        docs = await docs_of(rooms)
-        for number, shard in enumerate(rooms.shards):
-            mine = [
-                name
-                for name in names
-                if shard_of(partition_of(name, docs.partitions), docs.partitions, 3) == number
-            ]
-            assert (await shard.status(docs))[0].documents == len(mine)
-        await rooms.add(*(Document(name, f"new {name}") for name in names[:30]))
-        deleted, _ = await rooms.ingest.delete("docs", names[20:40])
-        assert deleted == 20
-        await eventually(lambda: in_line(rooms))
-        assert len(indexed(rooms)) == 40
+# --- versions -------------------------------------------------------------------------------------
+
+
+async def test_the_greater_version_stands_whatever_the_order_of_arrival(desk: Desk) -> None:
+    assert (await desk.add(versioned("a", "newer", 20))).indexed == 1
+    outcome = await desk.add(versioned("a", "older", 10), versioned("b", "first", 10))
+    assert refusals(outcome) == [(0, Refusal.STALE)]
+    assert "version 10 is older than 20" in outcome.failures[0].message
+    assert outcome.indexed == 1
+    assert desk.texts == {"a": "newer", "b": "first"}
+    assert (await desk.add(versioned("a", "again", 20))).indexed == 1
+    assert desk.texts["a"] == "again"
+
+
+async def test_within_one_message_versions_decide_before_places_do(desk: Desk) -> None:
+    outcome = await desk.add(
+        versioned("a", "newer", 7), versioned("a", "older", 5), versioned("a", "newest", 9)
+    )
+    assert sorted(refusals(outcome)) == [(0, Refusal.SUPERSEDED), (1, Refusal.STALE)]
+    assert desk.texts == {"a": "newest"}
+
+
+async def test_a_write_older_than_a_deletion_does_not_bring_the_document_back(desk: Desk) -> None:
+    await desk.add(versioned("a", "text", 10))
+    assert (await desk.ingest.delete("docs", ["a", "to come"], version=20)).deleted == 1
+    outcome = await desk.add(versioned("a", "late", 15), versioned("to come", "late", 15))
+    assert refusals(outcome) == [(0, Refusal.STALE), (1, Refusal.STALE)]
+    assert desk.texts == {}
+    assert (await desk.add(versioned("a", "later", 25))).indexed == 1
+
+
+async def test_a_deletion_older_than_the_document_leaves_it(desk: Desk) -> None:
+    await desk.add(versioned("a", "text", 10), versioned("b", "text", 10))
+    await desk.ingest.delete("docs", ["b"], version=30)
+    deletion = await desk.ingest.delete("docs", ["a", "b", "no"], version=5)
+    assert (deletion.deleted, deletion.stale) == (0, ["a"])
+    assert sorted(deletion.missing) == ["b", "no"], "one that a newer deletion took is not stale"
+    assert desk.texts == {"a": "text"}
+
+
+async def test_a_clock_that_is_behind_catches_up_with_what_stands(desk: Desk) -> None:
+    """Another region's clock ran ahead, or this server's jumped back."""
+    ahead = HybridClock(lambda: desk.clock.now_ms + 3_600_000, region=7).tick()
+    await write_elsewhere(desk, "a", ahead)
+    outcome = await desk.add(Document("a", "mine"), Document("b", "mine"))
+    assert (outcome.indexed, outcome.failures) == (2, [])
+    assert desk.texts == {"a": "mine", "b": "mine"}
+    desk.clock.now_ms -= 10_000_000
+    assert (await desk.add(Document("a", "after the jump"))).indexed == 1
+    await write_elsewhere(desk, "c", HybridClock(lambda: desk.clock.now_ms * 2).tick())
+    deletion = await desk.ingest.delete("docs", ["a", "c"])
+    assert (deletion.deleted, deletion.stale, deletion.missing) == (2, [], [])
+    assert desk.texts == {"b": "mine"}
+
+
+async def test_versions_of_the_server_rise_within_a_batch_and_carry_its_region() -> None:
+    async with open_desk(options=replace(PATIENT, region=9)) as desk:
+        await desk.add(*(Document(f"d{number}", "text") for number in range(50)))
+        versions = [record.version for record in desk.store.asked]
+        assert versions == sorted(set(versions))
+        assert {version & 0xFF for version in versions} == {9}
+
+
+async def test_the_last_version_there_is_can_be_overwritten_and_harms_no_other_collection(
+    desk: Desk,
+) -> None:
+    assert (await desk.add(versioned("a", "the end", MAX_VERSION))).indexed == 1
+    assert (await desk.add(Document("a", "after it"))).indexed == 1
+    assert desk.texts == {"a": "after it"}
+    other = await desk.store.create_collection(replace(desk.docs, name="other"), {})
+    prepared = await desk.ingest.prepare(other, [Item(Document("x", "text"))], True)
+    await desk.ingest.commit(prepared)
+    assert desk.store.asked[-1].version < MAX_VERSION
+
+
+async def test_an_impossible_version_is_refused(desk: Desk) -> None:
+    outcome = await desk.add(versioned("a", "text", -1))
+    assert refusals(outcome) == [(0, Refusal.INVALID)]
+    with pytest.raises(InvalidRequest, match="version"):
+        await desk.ingest.delete("docs", ["a"], version=-1)
 
 
 # --- deleting -------------------------------------------------------------------------------------
 
 
-async def test_deleting_tells_how_many_and_names_what_was_not_there(rooms: Rooms) -> None:
-    await rooms.add(*(Document(name, f"text {name}") for name in "abc"))
-    assert await rooms.ingest.delete("docs", ["b", "no", "a", "b", "nor"]) == (2, ["no", "nor"])
-    assert await rooms.found("text") == ["c"]
-    await eventually(lambda: in_line(rooms))
-    assert await rooms.ingest.delete("docs", ["a"]) == (0, ["a"])
-    assert (await rooms.add(Document("a", "text again"))).indexed == 1
-    assert sorted(await rooms.found("text")) == ["a", "c"]
+async def test_deleting_tells_how_many_and_names_what_was_not_there(desk: Desk) -> None:
+    await desk.add(*(Document(name, f"text {name}") for name in "abc"))
+    deletion = await desk.ingest.delete("docs", ["b", "no", "a", "b", "nor"])
+    assert (deletion.deleted, deletion.missing) == (2, ["no", "nor"])
+    assert desk.found() == await desk.live()
+    assert list(desk.texts) == ["c"]
+    assert deletion.watermark.reached_by(desk.shards[0].positions)
+    again = await desk.ingest.delete("docs", ["a"])
+    assert (again.deleted, again.missing) == (0, ["a"])
+    assert (await desk.add(Document("a", "text again"))).indexed == 1
+    assert sorted(desk.texts) == ["a", "c"]
+
+
+async def test_many_documents_are_deleted_in_one_call(desk: Desk) -> None:
+    names = [f"d{number}" for number in range(3000)]
+    await desk.add(*(Document(name, "text") for name in names))
+    deletion = await desk.ingest.delete("docs", names)
+    assert (deletion.deleted, deletion.missing) == (3000, [])
+    assert desk.found() == set()
 
 
 @pytest.mark.parametrize(
     ("ids", "message"), [([], "none given"), ([""], "0 bytes"), (["x" * 513], "513 bytes")]
 )
 async def test_deleting_nothing_or_an_impossible_id_is_refused(
-    rooms: Rooms, ids: list[str], message: str
+    desk: Desk, ids: list[str], message: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
-        await rooms.ingest.delete("docs", ids)
+        await desk.ingest.delete("docs", ids)
     assert caught.value.field == "ids"
 
 
-async def test_deleting_in_an_unknown_collection_is_not_found(rooms: Rooms) -> None:
+async def test_deleting_in_an_unknown_collection_is_not_found(desk: Desk) -> None:
     with pytest.raises(NotFound, match="dox"):
-        await rooms.ingest.delete("dox", ["a"])
+        await desk.ingest.delete("dox", ["a"])
+
+
+async def test_a_delete_returns_only_when_no_shard_finds_the_document(desk: Desk) -> None:
+    await desk.add(Document("a", "text"))
+    desk.shards[0].stalled = True
+    task = asyncio.create_task(desk.ingest.delete("docs", ["a"]))
+
+    async def deleted() -> bool:
+        return not desk.texts
+
+    await eventually(deleted)
+    await asyncio.sleep(0.02)
+    assert not task.done()
+    assert len(desk.found()) == 1
+    desk.shards[0].stalled = False
+    assert (await task).deleted == 1
+    assert desk.found() == set()
+
+
+async def test_a_delete_that_is_repeated_waits_for_what_the_first_one_did_not() -> None:
+    async with open_desk() as desk:
+        await desk.add(Document("a", "text"))
+        desk.shards[0].stalled = True
+        with pytest.raises(WorkerUnavailable, match="deleted from the store"):
+            await desk.ingest.delete("docs", ["a"])
+        with pytest.raises(WorkerUnavailable):
+            await desk.ingest.delete("docs", ["a"])
+        desk.shards[0].stalled = False
+        assert (await desk.ingest.delete("docs", ["a"])).missing == ["a"]
+        assert desk.found() == set()
+
+
+async def test_a_delete_that_only_stores_waits_for_no_shard(desk: Desk) -> None:
+    await desk.add(Document("a", "text"))
+    desk.shards[0].stalled = True
+    deletion = await desk.ingest.delete("docs", ["a", "b"], ack=Ack.STORED)
+    assert (deletion.deleted, deletion.missing) == (1, ["b"])
+    assert desk.texts == {}
 
 
 # --- what fails -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["find", "put"])
+@pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("the store is down"), Overloaded("the store is full")]
 )
-async def test_a_store_that_refuses_reports_every_document_and_changes_nothing(
-    rooms: Rooms, store: FaultyStore, call: str, error: StoreUnavailable | Overloaded
+async def test_a_store_that_refuses_reports_every_document_and_the_next_is_taken(
+    desk: Desk, side: str, error: StoreUnavailable | Overloaded
 ) -> None:
-    await rooms.add(Document("a", "version one"))
-    before = await live(rooms)
-    store.faults.before[call] = [raising(error)]
-    outcome = await rooms.add(Document("a", "version two"), Document("b", "other"))
+    await desk.add(Document("a", "version one"))
+    getattr(desk.store.faults, side)["put"] = [raising(error)]
+    outcome = await desk.add(Document("a", "version two"), Document("b", "other"))
     assert outcome.indexed == 0
     assert refusals(outcome) == [(0, Refusal.UNAVAILABLE), (1, Refusal.UNAVAILABLE)]
     assert {failure.message for failure in outcome.failures} == {str(error)}
-    assert await live(rooms) == before
-    assert await texts_of(rooms, "a") == ["version one"]
-    assert (await rooms.add(Document("a", "version two"))).indexed == 1, "the next is taken"
-    assert await texts_of(rooms, "a") == ["version two"]
-    await eventually(lambda: in_line(rooms))
+    assert {failure.cause for failure in outcome.failures} == {error}
+    assert (await desk.add(Document("a", "version three"))).indexed == 1
+    assert desk.texts["a"] == "version three"
+    assert desk.found() == await desk.live()
 
 
 async def test_a_full_store_takes_no_part_of_a_batch_and_takes_more_after_deletes() -> None:
-    store = FaultyStore(max_bytes=6_000)
-    async with open_rooms(store, wrap_shard=FaultyShard) as rooms:
-        await rooms.create()
+    async with open_desk(FlakyStore(max_bytes=6_000), options=PATIENT) as desk:
         first = [Document(f"d{number}", "text") for number in range(20)]
-        assert (await rooms.add(*first)).indexed == 20
-        outcome = await rooms.add(*(Document(f"e{number}", "text") for number in range(30)))
+        assert (await desk.add(*first)).indexed == 20
+        outcome = await desk.add(*(Document(f"e{number}", "text") for number in range(30)))
         assert outcome.indexed == 0
         assert {refusal for _, refusal in refusals(outcome)} == {Refusal.UNAVAILABLE}
         assert "full" in outcome.failures[0].message
-        assert len(await live(rooms)) == 20
-        await rooms.ingest.delete("docs", [one.id for one in first[:15]])
-        await eventually(lambda: in_line(rooms))
-        assert (await rooms.add(*(Document(f"e{n}", "text") for n in range(10)))).indexed == 10
-        await eventually(lambda: in_line(rooms))
+        assert len(await desk.live()) == 20
+        await desk.ingest.delete("docs", [one.id for one in first[:15]])
 
+        async def freed() -> bool:
+            return len(desk.store.kept(desk.docs)) == 5
 
-async def test_a_write_whose_answer_was_lost_leaves_no_old_version_behind(
-    rooms: Rooms, store: FaultyStore
-) -> None:
-    """The store has the new version, nobody knows: it is sent again, and the first one goes."""
-    await rooms.add(Document("a", "version one"))
-    store.faults.after["put"] = [raising(StoreUnavailable("no answer in time"))]
-    outcome = await rooms.add(Document("a", "version two"))
-    assert refusals(outcome) == [(0, Refusal.UNAVAILABLE)]
-    assert (await rooms.add(Document("a", "version three"))).indexed == 1
-    assert await texts_of(rooms, "a") == ["version three"]
-    await eventually(lambda: in_line(rooms))
-    assert len(await live(rooms)) == 1
-
-
-async def test_a_write_whose_answer_was_lost_heals_without_another_change(
-    rooms: Rooms, store: FaultyStore
-) -> None:
-    await rooms.add(Document("a", "version one"))
-    store.faults.after["put"] = [raising(StoreUnavailable("no answer in time"))]
-    await rooms.add(Document("a", "version two"))
-    await eventually(lambda: in_line(rooms))
-    assert await texts_of(rooms, "a") == ["version two"]
+        await eventually(freed)
+        assert (await desk.add(*(Document(f"e{n}", "text") for n in range(10)))).indexed == 10
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
-@pytest.mark.parametrize(
-    "error",
-    [WorkerUnavailable("shard is down"), Overloaded("busy"), BudgetSpent("shard 0")],
-    ids=lambda error: type(error).__name__,
-)
-async def test_a_coarse_worker_that_fails_reports_the_documents_and_heals(
-    rooms: Rooms, side: str, error: Exception
-) -> None:
-    await rooms.add(Document("a", "version one"))
-    getattr(shard_of_rooms(rooms).faults, side)["apply"] = [raising(error)]
-    outcome = await rooms.add(Document("a", "version two"), Document("b", "other"))
-    assert refusals(outcome) == [(0, Refusal.UNAVAILABLE), (1, Refusal.UNAVAILABLE)]
-    assert len(await texts_of(rooms, "a")) == 1, "found throughout, once"
-    await eventually(lambda: in_line(rooms))
-    assert (await rooms.add(Document("a", "version three"))).indexed == 1
-    assert await texts_of(rooms, "a") == ["version three"]
-    await eventually(lambda: in_line(rooms))
-
-
-async def test_one_of_several_shards_that_fails_reports_and_never_ends_the_stream() -> None:
-    async with open_rooms(shards=3, wrap_shard=FaultyShard) as rooms:
-        await rooms.create()
-        await rooms.add(*(Document(f"d{number}", f"version 1 {number}") for number in range(30)))
-        shard_of_rooms(rooms, 1).faults.before["apply"] = [raising(WorkerUnavailable("down"))]
-        changed = [Document(f"d{number}", f"version 2 {number}") for number in range(30)]
-        outcome = await rooms.add(*changed)
-        assert outcome.indexed == 0
-        assert [refusal for _, refusal in refusals(outcome)] == [Refusal.UNAVAILABLE] * 30
-        await eventually(lambda: in_line(rooms))
-        assert (await rooms.add(*changed)).indexed == 30
-        await eventually(lambda: in_line(rooms))
-        answer = await rooms.ask("version", k=100)
-        assert sorted(ids_of(answer)) == sorted(document.id for document in changed)
-        assert all(hit.document.text.startswith("version 2") for hit in answer.hits)
-
-
-@pytest.mark.parametrize(
-    ("room", "side", "call"),
-    [
-        ("store", "before", "find"),
-        ("shard", "before", "apply"),
-        ("shard", "after", "apply"),
-        ("store", "before", "unmap"),
-        ("store", "after", "unmap"),
-    ],
-)
-async def test_a_delete_that_fails_is_raised_and_heals_and_may_be_repeated(
-    rooms: Rooms, store: FaultyStore, room: str, side: str, call: str
-) -> None:
-    await rooms.add(Document("a", "version one"), Document("b", "other"))
-    faults = store.faults if room == "store" else shard_of_rooms(rooms).faults
-    getattr(faults, side)[call] = [raising(StoreUnavailable("gone"))]
+async def test_a_delete_that_fails_is_raised_and_may_be_repeated(desk: Desk, side: str) -> None:
+    await desk.add(Document("a", "text"), Document("b", "other"))
+    getattr(desk.store.faults, side)["delete"] = [raising(StoreUnavailable("gone"))]
     with pytest.raises(StoreUnavailable):
-        await rooms.ingest.delete("docs", ["a", "no"])
-    await eventually(lambda: in_line(rooms))
-    await rooms.ingest.delete("docs", ["a"])
-    assert await texts_of(rooms, "a") == []
-    assert await rooms.found("other", k=5) == ["b"]
-    await eventually(lambda: in_line(rooms))
+        await desk.ingest.delete("docs", ["a", "no"])
+    await desk.ingest.delete("docs", ["a"])
+    assert list(desk.texts) == ["b"]
+    assert desk.found() == await desk.live()
 
 
-async def test_many_failures_leave_one_reconciler_and_a_dropped_collection_none(
-    rooms: Rooms, store: FaultyStore
-) -> None:
-    await rooms.add(Document("a", "version one"))
-    store.faults.after["put"] = [raising(StoreUnavailable("lost"))]
-    await rooms.add(Document("a", "version two"))
-    store.faults.always("find", raising(StoreUnavailable("down")))
-    for number in range(20):
-        await rooms.add(Document(f"d{number}", "text"))
-    assert len(rooms.ingest._committer._tasks) <= 1
-    await rooms.admin.drop("docs")
-    store.faults.heal()
+async def test_a_document_that_is_not_found_in_time_is_reported_though_it_is_stored() -> None:
+    async with open_desk(shards=2) as desk:
+        desk.shards[1].stalled = True
+        documents = [Document(f"d{number}", "text") for number in range(40)]
+        outcome = await desk.add(*documents)
+        assert 0 < outcome.indexed < 40
+        assert outcome.indexed == len(desk.found())
+        assert len(outcome.failures) == 40 - outcome.indexed
+        assert {refusal for _, refusal in refusals(outcome)} == {Refusal.UNAVAILABLE}
+        assert outcome.failures[0].message.startswith("stored, and not searchable within 0.05 s")
+        assert isinstance(outcome.failures[0].cause, BudgetSpent)
+        assert len(desk.texts) == 40
+        desk.shards[1].stalled = False
+        assert (await desk.add(*documents)).indexed == 40
+        assert desk.found() == await desk.live()
 
-    async def at_rest() -> bool:
-        return not rooms.ingest._committer._tasks
 
-    await eventually(at_rest)
+@pytest.mark.parametrize(
+    "error", [WorkerUnavailable("restarting"), Overloaded("busy"), StoreUnavailable("slow")]
+)
+async def test_a_shard_that_fails_for_a_while_is_asked_again(desk: Desk, error: Exception) -> None:
+    desk.shards[0].faults.before["reach"] = [raising(error)] * 2
+    assert (await desk.add(Document("a", "text"))).indexed == 1
+    assert desk.shards[0].faults.calls.count("reach") == 3
+
+
+async def test_a_shard_that_does_not_know_the_collection_is_not_asked_again(desk: Desk) -> None:
+    desk.shards[0].faults.before["reach"] = [raising(NotFound("collection", "docs"))]
+    outcome = await desk.add(Document("a", "text"))
+    assert refusals(outcome) == [(0, Refusal.UNAVAILABLE)]
+
+
+async def test_stored_is_acknowledged_while_no_shard_answers(desk: Desk) -> None:
+    desk.shards[0].faults.always("reach", hanging)
+    outcome = await desk.add(Document("a", "text"), ack=Ack.STORED)
+    assert (outcome.indexed, outcome.failures) == (1, [])
+    assert desk.texts == {"a": "text"}
 
 
 # --- who goes away --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["find", "put", "apply"])
-async def test_a_change_that_began_is_finished_though_its_caller_goes_away(
-    rooms: Rooms, store: FaultyStore, call: str
-) -> None:
-    await rooms.add(Document("a", "version one"))
+async def test_a_change_that_began_is_finished_though_its_caller_goes_away(desk: Desk) -> None:
+    await desk.add(Document("a", "version one"))
     go = asyncio.Event()
-    faults = shard_of_rooms(rooms).faults if call == "apply" else store.faults
-    seen = len(faults.calls)
-    faults.before[call] = [waiting_for(go)]
-    task = asyncio.create_task(rooms.add(Document("a", "version two")))
+    desk.store.faults.before["put"] = [waiting_for(go)]
+    seen = desk.store.faults.calls.count("put")
+    task = asyncio.create_task(desk.add(Document("a", "version two")))
 
     async def there() -> bool:
-        return call in faults.calls[seen:]
+        return desk.store.faults.calls.count("put") > seen
 
     await eventually(there)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     go.set()
-    await rooms.ingest.close()
-    assert await texts_of(rooms, "a") == ["version two"]
-    assert await in_line(rooms)
+    await desk.ingest.close()
+    assert desk.texts == {"a": "version two"}
 
 
-async def test_a_delete_that_began_is_finished_though_its_caller_goes_away(
-    rooms: Rooms, store: FaultyStore
-) -> None:
-    await rooms.add(Document("a", "version one"))
+async def test_a_delete_that_began_is_finished_though_its_caller_goes_away(desk: Desk) -> None:
+    await desk.add(Document("a", "version one"))
     go = asyncio.Event()
-    store.faults.before["unmap"] = [waiting_for(go)]
-    task = asyncio.create_task(rooms.ingest.delete("docs", ["a"]))
+    desk.store.faults.before["delete"] = [waiting_for(go)]
+    task = asyncio.create_task(desk.ingest.delete("docs", ["a"]))
 
     async def there() -> bool:
-        return "unmap" in store.faults.calls
+        return "delete" in desk.store.faults.calls
 
     await eventually(there)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     go.set()
-    await rooms.ingest.close()
-    assert await live(rooms) == set()
-    assert await in_line(rooms)
+    await desk.ingest.close()
+    assert desk.texts == {}
 
 
 # --- several at once ------------------------------------------------------------------------------
 
 
-async def test_two_upserts_of_one_id_in_flight_end_in_the_order_of_their_commits(
-    rooms: Rooms, store: FaultyStore
-) -> None:
-    docs = await docs_of(rooms)
-    first = await rooms.ingest.prepare(docs, [Item(Document("a", "version one"))], False)
-    second = await rooms.ingest.prepare(docs, [Item(Document("a", "version two"))], False)
-    third = await rooms.ingest.prepare(docs, [Item(Document("a", "version three"))], False)
+async def test_a_change_of_one_collection_does_not_wait_for_another(desk: Desk) -> None:
+    other = await desk.store.create_collection(replace(desk.docs, name="other"), {})
     go = asyncio.Event()
-    store.faults.before["put"] = [waiting_for(go)]
-    tasks = []
-    for prepared in (second, first, third):
-        tasks.append(asyncio.create_task(rooms.ingest.commit(prepared)))
-        await asyncio.sleep(0.005)
-    go.set()
-    outcomes = await asyncio.gather(*tasks)
-    assert [outcome.indexed for outcome in outcomes] == [1, 1, 1]
-    assert await texts_of(rooms, "a") == ["version three"]
-    await eventually(lambda: in_line(rooms))
-    assert len(await live(rooms)) == 1
+    desk.store.faults.before["put"] = [waiting_for(go)]
+    stuck = asyncio.create_task(desk.add(Document("a", "text")))
 
+    async def there() -> bool:
+        return "put" in desk.store.faults.calls
 
-async def test_a_change_of_one_collection_does_not_wait_for_another(
-    rooms: Rooms, store: FaultyStore
-) -> None:
-    await rooms.create("other")
-    store.faults.before["put"] = [hanging]
-    stuck = asyncio.create_task(rooms.add(Document("a", "text")))
-    await asyncio.sleep(0.01)
-    outcome = await asyncio.wait_for(rooms.add(Document("b", "text"), name="other"), PATIENT_S)
+    await eventually(there)
+    prepared = await desk.ingest.prepare(other, [Item(Document("b", "text"))], True)
+    outcome = await asyncio.wait_for(desk.ingest.commit(prepared, Ack.STORED), PATIENT_S)
     assert outcome.indexed == 1
-    stuck.cancel()
-    for task in list(rooms.ingest._committer._tasks):
-        task.cancel()
-    await asyncio.gather(stuck, return_exceptions=True)
+    assert not stuck.done()
+    go.set()
+    assert (await stuck).indexed == 1
 
 
-async def test_a_search_during_upserts_finds_the_document_every_time_and_once(
-    store: FaultyStore,
-) -> None:
-    """With yields inside every call of the store, so that searches run between the steps."""
-
+async def test_writes_of_one_id_at_once_leave_one_document(desk: Desk) -> None:
     async def pause() -> None:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001 * random.Random(1).random())
 
-    async with open_rooms(store, wrap_shard=FaultyShard, purge_after_s=PATIENT_S) as rooms:
-        await rooms.create()
-        await rooms.add(*(Document(f"d{number}", f"filler {number}") for number in range(20)))
-        await rooms.add(Document("a", "version 0 constant words"))
-        for call in ("put", "find", "vectors", "payloads", "purge"):
-            store.faults.always(call, pause)
-        shard_of_rooms(rooms).faults.always("apply", pause)
-        done = asyncio.Event()
-        seen: list[list[str]] = []
-
-        async def search(search_class: str) -> None:
-            while not done.is_set():
-                seen.append(await rooms.found("constant words version", search_class=search_class))
-
-        searches = [asyncio.create_task(search(one)) for one in ("search", "autocomplete") * 2]
-        for number in range(1, 30):
-            changed = Document("a", f"version {number} constant words")
-            assert (await rooms.add(changed)).indexed == 1
-        done.set()
-        await asyncio.gather(*searches)
-        assert len(seen) > 30
-        assert all(found.count("a") == 1 for found in seen)
+    desk.store.faults.always("put", pause)
+    writes = [desk.add(Document("a", f"version {number}")) for number in range(20)]
+    deletes = [desk.ingest.delete("docs", ["a"]) for _ in range(5)]
+    outcomes = await asyncio.gather(*writes, *deletes)
+    assert all(one.indexed == 1 for one in outcomes if isinstance(one, Outcome))
+    assert len(desk.texts) <= 1
+    assert desk.found() == await desk.live()
 
 
 # --- anything may happen --------------------------------------------------------------------------
 
 NAMES = ["a", "b", "c", "d"]
-FAULTS = [
-    ("store", "before", "find"),
-    ("store", "before", "put"),
-    ("store", "after", "put"),
-    ("store", "before", "vectors"),
-    ("store", "before", "unmap"),
-    ("store", "after", "unmap"),
-    ("shard", "before", "apply"),
-    ("shard", "after", "apply"),
-]
 steps = st.tuples(
     st.sampled_from(["upsert", "upsert", "delete"]),
     st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True),
-    st.none() | st.sampled_from(FAULTS),
-    st.integers(0, 2),
+    st.none() | st.tuples(st.sampled_from(["before", "after"]), st.sampled_from(["put", "delete"])),
+    # How far from its own time the server's clock is.
+    st.integers(-1000, 1000),
+    # Whether another region wrote or deleted one of the documents before, ahead of this one.
+    st.sampled_from([None, None, "put", "delete"]),
 )
 
 
-@settings(max_examples=40)
+Step = tuple[str, list[str], tuple[str, str] | None, int, str | None]
+
+
+@settings(max_examples=60)
 @given(st.lists(steps, max_size=10), st.sampled_from([1, 2]))
-def test_whatever_fails_the_tier_ends_as_the_store_and_the_store_as_it_was_acknowledged(
-    sequence: list[tuple[str, list[str], tuple[str, str, str] | None, int]], shards: int
+def test_whatever_fails_and_whatever_the_clock_the_store_is_as_it_was_acknowledged(
+    sequence: list[Step], shards: int
 ) -> None:
     async def check() -> None:
-        store = FaultyStore()
-        async with open_rooms(store, shards=shards, wrap_shard=FaultyShard) as rooms:
-            await rooms.create(tiers=(8,))
+        async with open_desk(shards=shards, options=PATIENT) as desk:
+            started_ms = desk.clock.now_ms
             # What may be there under each name: after an unacknowledged change, either.
             possible: dict[str, set[str | None]] = {name: {None} for name in NAMES}
-            for number, (kind, names, fault, skip) in enumerate(sequence):
+            for number, (kind, names, fault, shift, elsewhere) in enumerate(sequence):
+                desk.clock.now_ms = started_ms + shift
+                desk.store.faults.heal()
+                if elsewhere is not None:
+                    await change_elsewhere(desk, elsewhere, names[0], started_ms + 10_000)
+                    possible[names[0]] |= {"other", None}
                 if fault is not None:
-                    room, side, call = fault
-                    faults = store.faults if room == "store" else shard_of_rooms(rooms).faults
-                    # Not necessarily the first such call of the change.
-                    getattr(faults, side)[call] = [*[well] * skip, raising(StoreUnavailable("x"))]
-                text = f"version {number}"
-                if kind == "upsert":
-                    documents = [Document(name, text) for name in names]
-                    outcome = await rooms.add(*documents)
-                    done = outcome.indexed == len(names)
-                    assert done or len(outcome.failures) == len(names)
-                else:
-                    try:
-                        await rooms.ingest.delete("docs", names)
-                        done = True
-                    except StoreUnavailable:
-                        done = False
-                wanted = text if kind == "upsert" else None
+                    side, call = fault
+                    getattr(desk.store.faults, side)[call] = [raising(StoreUnavailable("x"))]
+                text = f"version {number}" if kind == "upsert" else None
+                done = await change(desk, names, text)
                 for name in names:
-                    possible[name] = {wanted} if done else possible[name] | {wanted}
-                if random.Random(number).random() < 0.3:
-                    store.faults.heal()
-                    shard_of_rooms(rooms).faults.heal()
-            store.faults.heal()
-            for shard_number in range(shards):
-                shard_of_rooms(rooms, shard_number).faults.heal()
-            assert (await rooms.add(Document("last", "version last"))).indexed == 1
-            await eventually(lambda: in_line(rooms))
-            answer = await rooms.ask("version", k=100, candidates=100)
-            texts = {hit.document.id: hit.document.text for hit in answer.hits}
-            for name in NAMES:
-                assert texts.get(name) in possible[name]
+                    possible[name] = {text} if done else possible[name] | {text}
+            desk.store.faults.heal()
+            await desk.add(*(Document(f"last {number}", "text") for number in range(40)))
+            texts = desk.texts
+            assert all(texts.get(name) in possible[name] for name in NAMES)
+            for shard in desk.shards:
+                await shard.progress(desk.docs)
+            assert desk.found() == await desk.live()
 
     asyncio.run(check())
 
 
-async def well() -> None:
-    """No fault."""
+async def change(desk: Desk, names: list[str], text: str | None) -> bool:
+    """Write or delete; whether it was acknowledged: wholly, or not at all."""
+    if text is None:
+        try:
+            await desk.ingest.delete("docs", names)
+        except StoreUnavailable:
+            return False
+        return True
+    outcome = await desk.add(*(Document(name, text) for name in names))
+    assert outcome.indexed + len(outcome.failures) == len(names)
+    assert outcome.indexed in (0, len(names))
+    return outcome.indexed > 0
+
+
+async def change_elsewhere(desk: Desk, kind: str, name: str, now_ms: int) -> None:
+    """At a version ahead of this server's."""
+    ahead = HybridClock(lambda: now_ms, region=3).tick()
+    if kind == "put":
+        await write_elsewhere(desk, name, ahead)
+    else:
+        await desk.store.delete(desk.docs, [StoreDeletion(name, ahead)])

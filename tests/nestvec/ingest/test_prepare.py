@@ -26,7 +26,8 @@ from nestvec.encoder.app import EncoderApp, EncoderLimits
 from nestvec.ingest.batch import Failure, Item, Prepared, Refusal
 from nestvec.ingest.prepare import Preparer
 from tests.nestvec.core.synthetic import mrl_like, unit
-from tests.support.rooms import SpyEncoder, hanging, raising
+from tests.support.faults import hanging, raising
+from tests.support.ingest_desk import SpyingEncoder as SpyEncoder
 
 MODEL = HashModel(64)
 DOCS = Collection("docs", MODEL.space, 64, (8, 16, 32))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
+from nestvec.core.document import payload_from_bytes
 from nestvec.core.errors import StoreUnavailable
+from nestvec.core.watermark import Watermark
 from nestvec.ingest import servicer as ingest_servicer
 from nestvec.ingest.app import IngestApp
 from nestvec.rpc.server import Server, ServerLimits
@@ -19,26 +23,21 @@ from nestvec.v1 import common_pb2, ingest_pb2, ingest_pb2_grpc
 from nestvec.v1.ingest_pb2 import IngestDocumentsRequest as Request
 from nestvec.v1.ingest_pb2 import IngestDocumentsResponse as Response
 from tests.nestvec.core.synthetic import mrl_like
-from tests.support.rooms import (
-    PATIENT_S,
-    FaultyStore,
-    Rooms,
-    SpyEncoder,
-    eventually,
-    open_rooms,
-    raising,
-    waiting_for,
-)
+from tests.support.faults import PATIENT_S, eventually, raising, waiting_for
+from tests.support.ingest_desk import QUICK, Desk, open_desk
 
 INVALID = ingest_pb2.INGEST_ERROR_REASON_INVALID
 UNAVAILABLE = ingest_pb2.INGEST_ERROR_REASON_UNAVAILABLE
 SUPERSEDED = ingest_pb2.INGEST_ERROR_REASON_SUPERSEDED
+STALE = ingest_pb2.INGEST_ERROR_REASON_STALE
+STORED = ingest_pb2.ACK_LEVEL_STORED
+PATIENT = replace(QUICK, patience_s=PATIENT_S)
 
 
 @asynccontextmanager
-async def streaming(rooms: Rooms) -> AsyncIterator[Any]:
+async def serving(app: IngestApp) -> AsyncIterator[Any]:
     """A stub at a real socket."""
-    server = Server([ingest_servicer.mount(rooms.ingest)], ServerLimits(drain_s=0.1))
+    server = Server([ingest_servicer.mount(app)], ServerLimits(drain_s=0.1))
     port = await server.start("127.0.0.1", 0)
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
     try:
@@ -49,15 +48,14 @@ async def streaming(rooms: Rooms) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def rooms() -> AsyncIterator[Rooms]:
-    async with open_rooms(wrap_encoder=SpyEncoder) as opened:
-        await opened.create()
+async def desk() -> AsyncIterator[Desk]:
+    async with open_desk(options=PATIENT) as opened:
         yield opened
 
 
 @pytest.fixture
-async def stub(rooms: Rooms) -> AsyncIterator[Any]:
-    async with streaming(rooms) as opened:
+async def stub(desk: Desk) -> AsyncIterator[Any]:
+    async with serving(desk.ingest) as opened:
         yield opened
 
 
@@ -80,7 +78,7 @@ def errors(response: Response) -> list[tuple[int, str, int]]:
 
 
 async def test_every_message_is_acknowledged_by_its_last_offset_in_order(
-    rooms: Rooms, stub: Any
+    desk: Desk, stub: Any
 ) -> None:
     messages = [
         message(start, *["some text"] * size) for start, size in ((100, 3), (103, 1), (104, 7))
@@ -89,10 +87,11 @@ async def test_every_message_is_acknowledged_by_its_last_offset_in_order(
     assert [one.acknowledged_offset for one in responses] == [102, 103, 110]
     assert [one.indexed for one in responses] == [3, 1, 7]
     assert not any(one.errors for one in responses)
-    assert len(await rooms.found("some text", k=50)) == 11
+    assert len(desk.texts) == 11
+    assert desk.found() == await desk.live()
 
 
-async def test_errors_carry_the_offset_and_never_end_the_stream(rooms: Rooms, stub: Any) -> None:
+async def test_errors_carry_the_offset_and_never_end_the_stream(desk: Desk, stub: Any) -> None:
     first = message(10, "good", "", "good")
     first.documents[0].document.fields["odd"].SetInParent()
     second = message(13, "good", "good")
@@ -114,11 +113,11 @@ async def test_a_message_without_documents_is_acknowledged_as_the_offset_before_
 
 
 async def test_vectors_are_taken_in_the_space_that_the_first_message_names(
-    rooms: Rooms, stub: Any
+    desk: Desk, stub: Any
 ) -> None:
     vectors = mrl_like(2, 64, seed=1)
     first = message(0, "text of zero")
-    first.vector_space.fingerprint = rooms.encoder.space.fingerprint
+    first.vector_space.fingerprint = desk.docs.space.fingerprint
     first.vector_space.dim = 64
     first.documents[0].vector = vectors[0].tobytes()
     second = message(1, "text of one", "text of two")
@@ -127,7 +126,9 @@ async def test_vectors_are_taken_in_the_space_that_the_first_message_names(
     responses = await answers(stub, [first, second])
     assert [one.indexed for one in responses] == [1, 1]
     assert errors(responses[1]) == [(2, "d2", INVALID)]
-    assert await rooms.found(vectors[1], k=1) == ["d1"]
+    (internal,) = await desk.store.find(desk.docs, ["d1"])
+    (value,) = await desk.store.vectors(desk.docs, np.array([internal]))
+    assert value == desk.docs.codec.encode(vectors[1:])[0]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ async def test_a_stream_that_cannot_begin_ends_with_its_status(
 
 @pytest.mark.parametrize("second", [4, 2, 0])
 async def test_a_gap_in_the_offsets_ends_the_stream_after_what_came_before(
-    rooms: Rooms, stub: Any, second: int
+    desk: Desk, stub: Any, second: int
 ) -> None:
     call = stub.IngestDocuments(
         iter([message(0, "good", "good", "good"), message(second, "bad")]), timeout=PATIENT_S
@@ -167,41 +168,114 @@ async def test_a_gap_in_the_offsets_ends_the_stream_after_what_came_before(
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_failure_of_the_store_is_reported_and_the_next_message_taken() -> None:
-    store = FaultyStore()
-    async with open_rooms(store) as rooms, streaming(rooms) as stub:
-        await rooms.create()
-        store.faults.before["put"] = [raising(StoreUnavailable("the store is down"))]
-        responses = await answers(stub, [message(0, "a", "b"), message(2, "c")])
-        assert [one.acknowledged_offset for one in responses] == [1, 2]
-        assert errors(responses[0]) == [(0, "d0", UNAVAILABLE), (1, "d1", UNAVAILABLE)]
-        assert responses[0].errors[0].message == "the store is down"
-        assert [one.indexed for one in responses] == [0, 1]
+async def test_a_failure_of_the_store_is_reported_and_the_next_message_taken(
+    desk: Desk, stub: Any
+) -> None:
+    desk.store.faults.before["put"] = [raising(StoreUnavailable("the store is down"))]
+    responses = await answers(stub, [message(0, "a", "b"), message(2, "c")])
+    assert [one.acknowledged_offset for one in responses] == [1, 2]
+    assert errors(responses[0]) == [(0, "d0", UNAVAILABLE), (1, "d1", UNAVAILABLE)]
+    assert responses[0].errors[0].message == "the store is down"
+    assert [one.indexed for one in responses] == [0, 1]
 
 
-async def test_messages_are_prepared_while_one_is_committed_and_not_without_end() -> None:
-    store, go = FaultyStore(), asyncio.Event()
-    async with open_rooms(store, wrap_encoder=SpyEncoder) as rooms, streaming(rooms) as stub:
-        await rooms.create()
-        encoder = rooms.encoder
-        assert isinstance(encoder, SpyEncoder)
-        store.faults.before["put"] = [waiting_for(go)]
-        stream = [message(number, f"text {number}") for number in range(40)]
-        call = stub.IngestDocuments(iter(stream), timeout=PATIENT_S)
+async def test_messages_are_prepared_while_one_is_written_and_not_without_end(
+    desk: Desk, stub: Any
+) -> None:
+    go = asyncio.Event()
+    desk.store.faults.before["put"] = [waiting_for(go)]
+    stream = [message(number, f"text {number}") for number in range(40)]
+    call = stub.IngestDocuments(iter(stream), timeout=PATIENT_S)
 
-        async def some_ahead() -> bool:
-            return len(encoder.asked) >= 3
+    async def some_ahead() -> bool:
+        return len(desk.encoder.asked) >= 3
 
-        await eventually(some_ahead)
-        await asyncio.sleep(0.05)
-        assert len(encoder.asked) <= 6, "bounded, however fast the client sends"
-        go.set()
-        acknowledged = [response.acknowledged_offset async for response in call]
-        assert acknowledged == list(range(40))
+    await eventually(some_ahead)
+    await asyncio.sleep(0.05)
+    assert len(desk.encoder.asked) <= 6, "bounded, however fast the client sends"
+    go.set()
+    acknowledged = [response.acknowledged_offset async for response in call]
+    assert acknowledged == list(range(40))
+
+
+async def test_messages_are_written_while_one_waits_for_shards_and_not_without_end(
+    desk: Desk, stub: Any
+) -> None:
+    go = asyncio.Event()
+    desk.shards[0].faults.before["reach"] = [waiting_for(go)] * 20
+    stream = [message(number, f"text {number}") for number in range(40)]
+    call = stub.IngestDocuments(iter(stream), timeout=PATIENT_S)
+
+    async def some_behind() -> bool:
+        return len(desk.texts) >= 3
+
+    await eventually(some_behind)
+    await asyncio.sleep(0.05)
+    assert len(desk.texts) <= 5, "bounded, however slow the shards are"
+    go.set()
+    acknowledged = [response.acknowledged_offset async for response in call]
+    assert acknowledged == list(range(40))
+    assert desk.found() == await desk.live()
+
+
+async def test_of_one_id_twice_in_a_stream_the_later_document_stays(desk: Desk, stub: Any) -> None:
+    stream = [message(number, f"text {number}") for number in range(20)]
+    for one in stream:
+        one.documents[0].document.id = "same"
+    responses = await answers(stub, stream)
+    assert sum(one.indexed for one in responses) == 20
+    assert desk.texts == {"same": "text 19"}
+
+
+async def test_watermarks_grow_with_the_stream(desk: Desk, stub: Any) -> None:
+    responses = await answers(stub, [message(number, "text") for number in range(9)])
+    marks = [Watermark.from_bytes(one.watermark) for one in responses]
+    for earlier, later in itertools.pairwise(marks):
+        assert later.joined(earlier) == later != earlier
+    assert marks[-1] == Watermark.of_ids(1, await desk.live())
+
+
+async def test_stored_is_acknowledged_without_the_shards(desk: Desk, stub: Any) -> None:
+    desk.shards[0].stalled = True
+    one = message(0, "text")
+    one.ack = STORED
+    (response,) = await answers(stub, [one])
+    assert (response.acknowledged_offset, response.indexed) == (0, 1)
+    request = ingest_pb2.DeleteDocumentsRequest(collection="docs", ids=["d0"], ack=STORED)
+    assert (await stub.DeleteDocuments(request, timeout=PATIENT_S)).deleted == 1
+
+
+async def test_the_callers_deadline_ends_the_wait_for_a_shard(desk: Desk, stub: Any) -> None:
+    desk.shards[0].stalled = True
+    call = stub.IngestDocuments(iter([message(0, "text")]), timeout=1.0)
+    (response,) = [one async for one in call]
+    assert errors(response) == [(0, "d0", UNAVAILABLE)]
+    assert desk.texts == {"d0": "text"}
+
+
+async def test_an_unknown_level_of_acknowledgement_is_refused(stub: Any) -> None:
+    one = message(0, "text")
+    one.ack = 9  # type: ignore[assignment]
+    with pytest.raises(grpc.aio.AioRpcError, match="ack: no level has number 9") as caught:
+        await answers(stub, [one])
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_versions_travel_and_a_stale_document_is_told(desk: Desk, stub: Any) -> None:
+    first, second = message(0, "newer"), message(1, "older")
+    first.documents[0].version, second.documents[0].version = 20, 10
+    second.documents[0].document.id = "d0"
+    responses = await answers(stub, [first, second])
+    assert errors(responses[1]) == [(1, "d0", STALE)]
+    request = ingest_pb2.DeleteDocumentsRequest(collection="docs", ids=["d0", "x"], version=15)
+    response = await stub.DeleteDocuments(request, timeout=PATIENT_S)
+    assert list(response.stale_ids) == ["d0"]
+    assert list(response.missing_ids) == ["x"]
+    assert desk.texts == {"d0": "newer"}
 
 
 async def test_a_bug_while_reading_ends_the_stream_and_does_not_hang_it(
-    rooms: Rooms, stub: Any, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("a bug")
@@ -215,68 +289,69 @@ async def test_a_bug_while_reading_ends_the_stream_and_does_not_hang_it(
 
 
 async def test_a_bug_while_preparing_ends_the_stream_and_does_not_hang_it(
-    rooms: Rooms, stub: Any
+    desk: Desk, stub: Any
 ) -> None:
-    assert isinstance(rooms.encoder, SpyEncoder)
-    rooms.encoder.faults.before["encode"] = [raising(RuntimeError("a bug"))]
+    desk.encoder.faults.before["encode"] = [raising(RuntimeError("a bug"))]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await answers(stub, [message(0, "a"), message(1, "b")])
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert (await answers(stub, [message(0, "a")]))[0].indexed == 1
 
 
-async def test_a_client_that_goes_away_leaves_nothing_half_applied() -> None:
-    store = FaultyStore()
-    async with open_rooms(store) as rooms, streaming(rooms) as stub:
-        docs = await rooms.create()
-        call = stub.IngestDocuments(timeout=PATIENT_S)
-        await call.write(message(0, "text", "text"))
-        assert (await call.read()).acknowledged_offset == 1
-        go = asyncio.Event()
-        store.faults.before["put"] = [waiting_for(go)]
-        seen = store.faults.calls.count("put")
-        await call.write(message(2, "text", "text"))
+async def test_a_client_that_goes_away_leaves_nothing_half_applied(desk: Desk, stub: Any) -> None:
+    call = stub.IngestDocuments(timeout=PATIENT_S)
+    await call.write(message(0, "text", "text"))
+    assert (await call.read()).acknowledged_offset == 1
+    go = asyncio.Event()
+    desk.store.faults.before["put"] = [waiting_for(go)]
+    seen = desk.store.faults.calls.count("put")
+    await call.write(message(2, "text", "text"))
 
-        async def under_way() -> bool:
-            return store.faults.calls.count("put") > seen
+    async def under_way() -> bool:
+        return desk.store.faults.calls.count("put") > seen
 
-        await eventually(under_way)
-        call.cancel()
-        await asyncio.sleep(0.02)
-        go.set()
-        await rooms.ingest.close()
-        stored = {int(one) for one in await store.find(docs, ["d0", "d1", "d2", "d3"])}
-        assert stored == store.kept(docs)
-        assert -1 not in stored, "what began is finished"
-        assert sorted(await rooms.found("text", k=9)) == ["d0", "d1", "d2", "d3"]
-        assert (await answers(stub, [message(9, "text")]))[0].indexed == 1
+    await eventually(under_way)
+    call.cancel()
+    await asyncio.sleep(0.02)
+    go.set()
+
+    async def finished() -> bool:
+        return sorted(desk.texts) == ["d0", "d1", "d2", "d3"]
+
+    await eventually(finished)
+    assert (await answers(stub, [message(9, "text")]))[0].indexed == 1
 
 
-async def test_two_streams_write_side_by_side(rooms: Rooms, stub: Any) -> None:
+async def test_two_streams_write_side_by_side(desk: Desk, stub: Any) -> None:
     def stream(prefix: str) -> list[Request]:
         return [message(number * 5, *["text"] * 5, prefix=prefix) for number in range(10)]
 
     both = await asyncio.gather(*(answers(stub, stream(prefix)) for prefix in "xy"))
     for responses in both:
         assert [one.acknowledged_offset for one in responses] == list(range(4, 50, 5))
-    assert len(await rooms.found("text", k=200)) == 100
+    assert len(desk.texts) == 100
+    assert desk.found() == await desk.live()
 
 
-async def test_deleting_is_one_call_and_names_what_was_not_there(rooms: Rooms, stub: Any) -> None:
+async def test_deleting_is_one_call_and_names_what_was_not_there(desk: Desk, stub: Any) -> None:
     await answers(stub, [message(0, "text", "text")])
     request = ingest_pb2.DeleteDocumentsRequest(collection="docs", ids=["d0", "nope"])
     response = await stub.DeleteDocuments(request, timeout=PATIENT_S)
     assert (response.deleted, list(response.missing_ids)) == (1, ["nope"])
-    assert await rooms.found("text", k=9) == ["d1"]
+    assert not response.stale_ids
+    assert Watermark.from_bytes(response.watermark).reached_by(desk.shards[0].positions)
+    assert list(desk.texts) == ["d1"]
+    assert desk.found() == await desk.live()
 
 
-async def test_documents_come_back_with_the_types_of_their_fields(rooms: Rooms, stub: Any) -> None:
+async def test_documents_are_stored_with_the_types_of_their_fields(desk: Desk, stub: Any) -> None:
     one = message(0, "text")
     fields = one.documents[0].document.fields
     fields["s"].string_value, fields["i"].int_value = "x", 7
     fields["d"].double_value, fields["b"].bool_value = 0.5, True
     await answers(stub, [one])
-    (hit,) = (await rooms.ask("text", k=1)).hits
-    assert hit.document.fields == {"s": "x", "i": 7, "d": 0.5, "b": True}
-    assert [type(hit.document.fields[key]) for key in "sidb"] == [str, int, float, bool]
-    assert np.isclose(hit.score, 1.0, atol=1e-3)
+    ids = await desk.store.find(desk.docs, ["d0"])
+    (payload,) = await desk.store.payloads(desk.docs, ids)
+    stored = payload_from_bytes(payload or b"", "d0")
+    assert stored.fields == {"s": "x", "i": 7, "d": 0.5, "b": True}
+    assert [type(stored.fields[key]) for key in "sidb"] == [str, int, float, bool]

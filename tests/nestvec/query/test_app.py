@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,9 +25,10 @@ from nestvec.core.errors import (
     TierNotTrained,
     WorkerUnavailable,
 )
-from nestvec.core.ports import CoarseQuery, CoarseRows, StoreRecord
+from nestvec.core.ports import CoarseQuery, StoreRecord
 from nestvec.core.scoring import exact_top
 from nestvec.core.space import Role
+from nestvec.core.watermark import Watermark
 from nestvec.query import app as app_module
 from nestvec.query.answer import Answer
 from nestvec.query.app import Vectors
@@ -220,14 +222,10 @@ async def test_a_document_counts_once_and_its_better_row_stays(
     near = DOCUMENTS[3].text + " and more"
     vector = (await rooms.encoder.encode([near], Role.DOCUMENT, PATIENT_S))[0]
     payload = payload_to_bytes(Document("d03", "an old text"))
-    record = StoreRecord("shadow", docs.codec.encode(vector[None, :])[0], payload)
+    record = StoreRecord("shadow", docs.codec.encode(vector[None, :])[0], payload, 1)
     (placed,) = await store.put(docs, [record])
-    rows = CoarseRows(
-        np.array([placed.internal_id]),
-        docs.codec.round_trip(vector[None, :]),
-        np.empty(0, np.int64),
-    )
-    await rooms.shards[0].apply(docs, rows)
+    written = Watermark.of_ids(docs.generation, [placed.internal_id])
+    await rooms.shards[0].reach(docs, written, PATIENT_S)
     answer = await rooms.ask(DOCUMENTS[3].text, k=10)
     assert ids_of(answer).count("d03") == 1
     assert answer.hits[0].document == DOCUMENTS[3]
@@ -561,9 +559,7 @@ async def test_a_shard_that_hangs_leaves_time_for_the_rerank(
     assert len(answer.hits) == 10
 
 
-async def test_a_collection_made_anew_by_another_process_is_found_at_the_second_try(
-    store: FaultyStore,
-) -> None:
+async def test_a_collection_made_anew_by_another_process_is_found(store: FaultyStore) -> None:
     """Its shards refuse the old generation; the catalogue at hand is then read again."""
     async with open_rooms(store) as rooms:
         await rooms.create()
@@ -573,9 +569,54 @@ async def test_a_collection_made_anew_by_another_process_is_found_at_the_second_
         await store.drop_collection(old)
         new = await created(store, old)
         await rooms.shards[0].open(new)
-        with pytest.raises(NotFound, match="generation"):
-            await rooms.ask("red")
-        assert await rooms.found("red") == []
+        answer = await rooms.ask("red")
+        assert answer.hits == []
+        assert answer.collection.generation == new.generation
+
+
+async def test_a_collection_dropped_by_another_process_is_not_found(rooms: Rooms) -> None:
+    docs = await rooms.catalogue.get("docs")
+    await rooms.store.drop_collection(docs)
+    await rooms.shards[0].drop("docs", docs.generation)
+    with pytest.raises(NotFound, match="collections here: none"):
+        await rooms.ask("red")
+
+
+async def test_a_tier_dropped_by_another_process_is_not_asked_for_twice(store: FaultyStore) -> None:
+    async with open_rooms(store, wrap_shard=FaultyShard) as rooms:
+        docs = await rooms.create(tiers=(16, 32))
+        await rooms.add(*DOCUMENTS)
+        left = replace(docs, tiers=(32,))
+        await store.update_collection(left, {}, [])
+        await rooms.shards[0].open(left)
+        answer = await rooms.ask("red green number 1")
+        assert answer.hits[0].document.id == "d01"
+        assert answer.plan.coarse_dim == 32
+        (shard,) = rooms.shards
+        assert isinstance(shard, FaultyShard)
+        assert [query.coarse_dim for query in shard.asked] == [16, 32]
+
+
+async def test_a_shard_that_does_not_serve_a_collection_is_asked_once(sharded: Rooms) -> None:
+    """It may be starting: nothing that the catalogue says is old."""
+    shard = sharded.shards[1]
+    assert isinstance(shard, FaultyShard)
+    shard.faults.before["search"] = [raising(NotFound("collection", "docs", "not opened"))]
+    answer = await sharded.ask("red green", min_coverage=0.3)
+    assert kinds(answer) == [DegradationKind.SHARD_MISSING]
+    assert len(shard.asked) == 1
+
+
+async def test_when_one_shard_knows_a_newer_collection_all_are_asked_again(sharded: Rooms) -> None:
+    docs = await sharded.catalogue.get("docs")
+    await sharded.store.update_collection(replace(docs, rotation_seed=5), {}, [])
+    shard = sharded.shards[1]
+    assert isinstance(shard, FaultyShard)
+    shard.faults.before["search"] = [raising(NotFound("tier", "16", "dropped"))]
+    answer = await sharded.ask("red green")
+    assert answer.coverage.fraction == 1.0
+    assert answer.collection.rotation_seed == 5
+    assert answer.degradations == []
 
 
 async def test_many_searches_at_once_are_each_answered_as_alone(rooms: Rooms) -> None:

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvec.adapters.memory_index import NumpyFactory
+from nestvec.coarse.segment import CoarseRows
 from nestvec.coarse.tier import Tier
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.certificate import Certificate
 from nestvec.core.codec import VectorDtype
 from nestvec.core.collection import Collection
 from nestvec.core.errors import BudgetSpent, StoreUnavailable
-from nestvec.core.ports import CoarseHits, CoarseRows, RerankAnswer, RerankQuery
+from nestvec.core.ports import CoarseHits, RerankAnswer, RerankQuery
 from nestvec.core.scoring import exact_scores, failure_probability
 from nestvec.rerank import app as app_module
 from nestvec.rerank.app import RerankApp
@@ -56,7 +57,7 @@ class Corpus:
         return cls(collection, store, vectors, await written(store, collection, vectors))
 
     def candidates(self, query: Floats, count: int) -> CoarseHits:
-        (hits,), _ = self.tier.search(query[None, :], count, Z)
+        (hits,), _, _ = self.tier.search(query[None, :], count, Z)
         return hits
 
     def truth(self, query: Floats, ids: Ids) -> dict[int, float]:

@@ -31,6 +31,9 @@ EXAMPLES: dict[type[errors.NestvecError], errors.NestvecError] = {
     errors.CorruptVector: errors.CorruptVector("doc 7", "3 bytes, expected 136"),
     errors.Unauthenticated: errors.Unauthenticated("no token"),
     errors.Forbidden: errors.Forbidden("the token does not cover writing"),
+    errors.StreamConflict: errors.StreamConflict("nightly", 17),
+    errors.StreamTakenOver: errors.StreamTakenOver("nightly"),
+    errors.SnapshotFailed: errors.SnapshotFailed("no space left"),
     errors.ConfigError: errors.ConfigError("two faiss wheels"),
 }
 CODES = {
@@ -48,6 +51,9 @@ CODES = {
     errors.CorruptVector: Code.DATA_LOSS,
     errors.Unauthenticated: Code.UNAUTHENTICATED,
     errors.Forbidden: Code.PERMISSION_DENIED,
+    errors.StreamConflict: Code.FAILED_PRECONDITION,
+    errors.StreamTakenOver: Code.ABORTED,
+    errors.SnapshotFailed: Code.FAILED_PRECONDITION,
     errors.ConfigError: Code.FAILED_PRECONDITION,
 }
 

@@ -1,0 +1,72 @@
+"""What every store refuses, in the same words, and how it reads what others wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from nestvec.core.collection import Collection
+from nestvec.core.document import payload_from_bytes
+from nestvec.core.errors import CorruptVector, InvalidRequest
+from nestvec.core.placement import partition_of
+from nestvec.core.ports import StoredDocument, StoreDeletion, StoreRecord
+
+DIGEST_BYTES = 4
+STREAM_KEPT_S = 7 * 24 * 3600
+
+Change = TypeVar("Change", StoreRecord, StoreDeletion)
+
+
+def require_distinct(changes: Sequence[Change], field_name: str) -> None:
+    """Raise InvalidRequest on an external id that stands twice: which of the two would win?"""
+    seen: set[str] = set()
+    for position, change in enumerate(changes):
+        if change.external_id in seen:
+            raise InvalidRequest(
+                f"{field_name}.{position}.external_id",
+                f"{change.external_id!r} stands twice in one batch; keep one of the two",
+            )
+        seen.add(change.external_id)
+
+
+def by_partition(external_ids: Sequence[str], collection: Collection) -> dict[int, list[int]]:
+    """Positions grouped by the partition of the id that stands there, in order."""
+    groups: dict[int, list[int]] = {}
+    for position, external_id in enumerate(external_ids):
+        partition = partition_of(external_id, collection.partitions)
+        groups.setdefault(partition, []).append(position)
+    return groups
+
+
+def stream_refusal(stream_id: str, first: int, expected: int) -> InvalidRequest:
+    """For an advance that does not begin where the stream stands."""
+    return InvalidRequest(
+        "offset",
+        f"stream {stream_id!r} goes on at offset {expected}, not at {first}; "
+        f"ask for its state and send from there",
+    )
+
+
+def require_whole_digests(digests: bytes) -> None:
+    """Raise InvalidRequest unless it is 4 bytes an offset."""
+    if len(digests) % DIGEST_BYTES:
+        raise InvalidRequest("digests", f"{len(digests)} bytes, expected 4 for each offset")
+
+
+def require_restorable(documents: Sequence[StoredDocument], position: int) -> None:
+    """Raise InvalidRequest when the log would give out a document's sequence again."""
+    for at, one in enumerate(documents):
+        if not 0 < one.sequence <= position:
+            raise InvalidRequest(
+                f"documents.{at}.sequence", f"{one.sequence}, expected 1 to position {position}"
+            )
+
+
+def external_id_in(payload: bytes | None) -> str | None:
+    """What a payload says its document is called; None where it is gone or damaged."""
+    if payload is None:
+        return None
+    try:
+        return payload_from_bytes(payload, "").id
+    except CorruptVector:
+        return None

@@ -1,0 +1,63 @@
+"""Served tiers: what each one draws, and changes of the list in one step of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from nestvec.core.codec import floats_to_bytes
+from nestvec.core.collection import Collection
+from nestvec.core.errors import InvalidRequest
+from nestvec.core.ports import VectorStore
+from nestvec.core.sketch import dither_name, random_dither, random_rotation, rotation_name
+
+
+def asset_names(collection: Collection, dims: Iterable[int]) -> list[str]:
+    """Of what some tiers of a collection drew."""
+    names = []
+    for dim in dims:
+        names.append(dither_name(dim))
+        if dim < collection.store_dim:
+            names.append(rotation_name(dim))
+    return names
+
+
+def drawn(collection: Collection, dims: Iterable[int]) -> dict[str, bytes]:
+    """What a generation draws once: the rotation and the dither of each tier's codes."""
+    assets = {}
+    for dim in dims:
+        # Two streams: the bound adds what the two draws do as independent.
+        seed = collection.rotation_seed + dim
+        assets[dither_name(dim)] = floats_to_bytes(random_dither(dim, [seed, 1]))
+        if dim < collection.store_dim:
+            rotation = random_rotation(collection.store_dim - dim, [seed, 0])
+            assets[rotation_name(dim)] = floats_to_bytes(rotation)
+    return assets
+
+
+async def with_tier(store: VectorStore, collection: Collection, dim: int) -> Collection:
+    """`collection` with one more tier, in the store too. Raises TierNotTrained, or InvalidRequest
+    when it is longer than what is stored.
+    """
+    collection.require_searchable(dim, "dim")
+    if dim in collection.tiers:
+        return collection
+    changed = replace(collection, tiers=(*collection.tiers, dim))
+    await store.update_collection(changed, drawn(changed, (dim,)))
+    return changed
+
+
+async def without_tier(store: VectorStore, collection: Collection, dim: int) -> Collection:
+    """`collection` with one tier less, in the store too. Raises InvalidRequest for the last one."""
+    if dim not in collection.tiers:
+        return collection
+    if len(collection.tiers) == 1:
+        raise InvalidRequest(
+            "dim",
+            f"tier {dim} is the only one that collection {collection.name!r} serves; add another "
+            f"first, or drop the collection",
+        )
+    left = tuple(one for one in collection.tiers if one != dim)
+    changed = replace(collection, tiers=left)
+    await store.update_collection(changed, {}, asset_names(collection, (dim,)))
+    return changed

@@ -1,0 +1,128 @@
+"""What tiers index, read from the store: vectors, and the fields that can be filtered on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nestvec.coarse.segment import CoarseRows
+from nestvec.coarse.served import Served
+from nestvec.coarse.tier import Tier
+from nestvec.concurrency import BoundedExecutor
+from nestvec.core.arrays import Bools, Floats, Ids
+from nestvec.core.collection import Collection
+from nestvec.core.document import FieldValue, payload_from_bytes
+from nestvec.core.errors import CorruptVector
+from nestvec.core.ports import VectorStore
+
+# How far from 1 the length of a stored vector may be: int8 codes of it come nearest to this.
+_ROUNDING = 0.1
+# Payloads have texts in them, of which nothing is kept.
+_PAYLOADS_AT_ONCE = 256
+_NONE = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredRows:
+    """As they came: vectors[i] and fields[i] are those of ids[i]."""
+
+    ids: Ids
+    vectors: Sequence[bytes | None]
+    fields: Sequence[Mapping[str, FieldValue]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What could not be indexed. gone: vectors that are not there (any more). damaged: not what
+    was written.
+    """
+
+    gone: int = 0
+    damaged: int = 0
+
+
+class RowSource:
+    """Reads rows and puts them into tiers."""
+
+    def __init__(self, store: VectorStore, threads: BoundedExecutor) -> None:
+        self._store = store
+        self._threads = threads
+
+    async def read(self, collection: Collection, ids: Ids) -> StoredRows:
+        """ids: (n,) int64: as many as may be held in memory at once."""
+        vectors = await self._store.vectors(collection, ids) if len(ids) else []
+        fields = await self._fields(collection, ids) if collection.fields else None
+        return StoredRows(ids, vectors, fields)
+
+    async def _fields(self, collection: Collection, ids: Ids) -> list[Mapping[str, FieldValue]]:
+        names = frozenset(one.name for one in collection.fields)
+        fields: list[Mapping[str, FieldValue]] = []
+        for start in range(0, len(ids), _PAYLOADS_AT_ONCE):
+            some = ids[start : start + _PAYLOADS_AT_ONCE]
+            payloads = await self._store.payloads(collection, some)
+            fields += [_fields_in(payload, names) for payload in payloads]
+        return fields
+
+    async def index(self, served: Served, rows: StoredRows, removed: Ids = _NONE) -> LeftOut:
+        """Change every tier in one step each. Applying the same rows again changes nothing."""
+        return await self.index_in(served.collection, served.all_tiers(), rows, removed)
+
+    async def index_in(
+        self, collection: Collection, tiers: Sequence[Tier], rows: StoredRows, removed: Ids = _NONE
+    ) -> LeftOut:
+        """The same for some tiers only, ascending."""
+        # One job for all tiers: a caller that goes away must not leave some of them without it.
+        return await self._threads.run(
+            "index", None, lambda: _apply(collection, tiers, rows, removed)
+        )
+
+
+def _apply(
+    collection: Collection, tiers: Sequence[Tier], stored: StoredRows, removed: Ids
+) -> LeftOut:
+    rows, left_out = decoded(collection, stored, tiers[0].dim)
+    # What is added again replaces itself.
+    rows = CoarseRows(rows.ids, rows.vectors, np.concatenate([removed, rows.ids]), rows.fields)
+    for tier in tiers:
+        tier.apply(rows)
+    return left_out
+
+
+def decoded(
+    collection: Collection, stored: StoredRows, shortest: int
+) -> tuple[CoarseRows, LeftOut]:
+    """Those that can be searched in tiers of `shortest` dimensions and more."""
+    positions, vectors = collection.codec.decode_sound(stored.vectors)
+    # Of the right size and still not a unit vector: one such must not keep others from use.
+    searchable = searchable_rows(vectors, shortest)
+    positions, vectors = positions[searchable], vectors[searchable]
+    gone = sum(value is None for value in stored.vectors)
+    fields = stored.fields
+    if fields is not None:
+        fields = [fields[position] for position in positions.tolist()]
+    rows = CoarseRows(stored.ids[positions], vectors, _NONE, fields)
+    return rows, LeftOut(gone, len(stored.ids) - gone - len(positions))
+
+
+def searchable_rows(vectors: Floats, shortest: int) -> Bools:
+    """Which rows can have been written: unit but for rounding, with a direction in every tier."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1)
+        heads = np.linalg.norm(vectors[:, :shortest], axis=1)
+        searchable: Bools = (np.abs(lengths - 1.0) < _ROUNDING) & (heads > 0.0)
+    return searchable
+
+
+def _fields_in(payload: bytes | None, names: frozenset[str]) -> Mapping[str, FieldValue]:
+    """Only what was declared. A payload that is gone or damaged has none: its document can be
+    found, and whoever fetches it is told.
+    """
+    if payload is None:
+        return {}
+    try:
+        fields = payload_from_bytes(payload, "").fields
+    except CorruptVector:
+        return {}
+    return {name: value for name, value in fields.items() if name in names}
