@@ -44,11 +44,33 @@ class Nestvec(Commands):
                 "nestvec_cluster.bench:bench",
             )
         )
+        self.add_command(
+            LateCommand(
+                "eval",
+                "Measure a model's tiers on documents that people judged.",
+                "nestvec_cluster.evaluate:evaluate",
+            )
+        )
+        self.add_command(
+            LateCommand(
+                "probe",
+                "Say whether a model is Matryoshka, and at which dimensions.",
+                "nestvec_cluster.probe:probe",
+            )
+        )
+        self.add_command(
+            LateCommand(
+                "conform",
+                "Hold an encoder endpoint against what a Matryoshka encoder must do.",
+                "nestvec_cluster.conform:conform",
+            )
+        )
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """`demo` first, `bench` last."""
-        known = [name for name in super().list_commands(ctx) if name not in ("demo", "bench")]
-        return ["demo", *known, "bench"]
+        """`demo` first, what measures last."""
+        late = ("bench", "eval", "probe", "conform")
+        known = [name for name in super().list_commands(ctx) if name not in ("demo", *late)]
+        return ["demo", *known, *late]
 
 
 app = typer.Typer(

@@ -38,6 +38,7 @@ from nestvec.quality.recall import (
     recall_at_k,
 )
 from nestvec.quality.truth import ExactSearch
+from nestvec.rpc.status import error_from
 from nestvec.v1 import encoder_pb2, encoder_pb2_grpc
 
 # Every class is asked for as many hits, so that their recalls can be compared.
@@ -150,7 +151,7 @@ def _counted_from(done: int, on_progress: Progress) -> Callable[[IngestProgress]
 
 
 def encode_queries(address: str, texts: Sequence[str]) -> Floats:
-    """(n, dim) float32 from the server's own encoder, over gRPC."""
+    """(n, dim) float32 from the server's own encoder, over gRPC. Raises what it says."""
     parts = []
     with grpc.insecure_channel(address) as channel:
         stub = encoder_pb2_grpc.EncoderServiceStub(channel)
@@ -158,7 +159,10 @@ def encode_queries(address: str, texts: Sequence[str]) -> Floats:
             request = encoder_pb2.EncodeRequest(
                 texts=texts[first : first + _ENCODE_AT_ONCE], role=encoder_pb2.TEXT_ROLE_QUERY
             )
-            response = stub.Encode(request, timeout=_ENCODE_TIMEOUT_S)
+            try:
+                response = stub.Encode(request, timeout=_ENCODE_TIMEOUT_S)
+            except grpc.RpcError as error:
+                raise error_from(error, address) from None
             parts.append(floats_from_bytes(response.vectors, response.space.dim, "vectors"))
     return np.concatenate(parts)
 
@@ -169,12 +173,13 @@ def find_truth(
     ids: Sequence[str],
     queries: Floats,
     on_progress: Progress = lambda _: None,
+    k: int = HITS,
 ) -> list[Ranking]:
-    """The exact answers over all documents of the collection, from the vectors that it stores.
+    """The k best, exactly, over all documents of the collection, from the vectors that it stores.
 
     Raises ConfigError when the collection does not hold all of `ids`: the truth would be another's.
     """
-    search = ExactSearch(queries, HITS)
+    search = ExactSearch(queries, k)
     for block_ids, vectors in _stored(client, collection, ids):
         search.add(block_ids, vectors)
         on_progress(search.documents)

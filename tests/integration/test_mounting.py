@@ -36,6 +36,8 @@ from nestvec.core.errors import (
     TierNotTrained,
     WorkerUnavailable,
 )
+from nestvec.core.fields import FieldSchema, FieldType
+from nestvec.core.filter_text import parse_filter
 from nestvec.core.ports import (
     CoarseHits,
     CoarseQuery,
@@ -69,6 +71,7 @@ DOCUMENTS = [
     Document(f"d{number:03}", f"{a} {b} {c} number {number}", {"rank": number})
     for number, (a, b, c) in enumerate(itertools.product(WORDS, WORDS, WORDS[:4]))
 ]
+FIELDS = (FieldSchema("rank", FieldType.INTEGER),)
 TWINS = [Document(f"twin{number}", "the very same words") for number in (3, 1, 2)]
 QUERIES = [
     "red green",
@@ -112,7 +115,8 @@ class House:
         return app
 
     async def fill(self, encoder: str = "here", coarse: str = "here") -> Collection:
-        docs, _ = await self.admin.create(CollectionWish("docs", tiers=(8, 16, 32)), False)
+        wish = CollectionWish("docs", tiers=(8, 16, 32), fields=FIELDS)
+        docs, _ = await self.admin.create(wish, False)
         ingest = self.ingest(encoder, coarse)
         items = [Item(document) for document in (*DOCUMENTS, *TWINS)]
         outcome = await ingest.commit(await ingest.prepare(docs, items, False))
@@ -193,6 +197,7 @@ def told(answer: Answer) -> dict[str, Any]:
         "scoring_dim": answer.scoring_dim,
         "candidates": answer.candidates,
         "fetched": answer.fetched,
+        "matching": answer.matching,
     }
 
 
@@ -219,6 +224,8 @@ async def test_queries_are_answered_alike_wherever_each_application_is_mounted(
         SearchOptions(search_class="search", exhaustive=True, k=3),
         SearchOptions(search_class="analyst", candidates=1000, k=40),
         SearchOptions(search_class="search", coarse_dim=8, candidates=20),
+        SearchOptions(search_class="autocomplete", filter=parse_filter("10 <= rank < 90")),
+        SearchOptions(search_class="search", filter=parse_filter("not exists(rank) or rank == 7")),
     ]
     for options in wishes:
         expected = None
