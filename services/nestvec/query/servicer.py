@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import grpc
@@ -30,6 +30,8 @@ from nestvec.telemetry.logs import logger
 from nestvec.v1 import common_pb2, query_pb2, query_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+# Bytes. Longer ones have a long filter, or a watermark that will not come again.
+_SHORT_OPTIONS = 512
 _log = logger()
 
 
@@ -136,6 +138,17 @@ def _vectors(message: query_pb2.QueryVector) -> Vectors:
 
 
 def _options(message: query_pb2.SearchOptions) -> SearchOptions:
+    """A lane of callers asks with the same options again and again, so short ones are kept."""
+    data = message.SerializeToString()
+    return _kept_options(data) if len(data) <= _SHORT_OPTIONS else _read_options(message)
+
+
+@lru_cache(maxsize=256)
+def _kept_options(data: bytes) -> SearchOptions:
+    return _read_options(query_pb2.SearchOptions.FromString(data))
+
+
+def _read_options(message: query_pb2.SearchOptions) -> SearchOptions:
     def given(name: str) -> Any:
         return getattr(message, name) if message.HasField(name) else None  # type: ignore[arg-type]
 
