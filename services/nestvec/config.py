@@ -106,8 +106,11 @@ class EncoderSection(_Section):
     card_file: Path | None = Field(None, description="The same as `card`, as a JSON file.")
     threads: int = Field(2, ge=1, le=64)
     batch: int = Field(256, ge=1, le=4096, description="Texts in one call of the model.")
+    query_cache_bytes: int = Field(
+        32 * _KIB * _KIB, ge=0, description="Of vectors of queries asked before; 0 keeps none."
+    )
     address: str | None = Field(
-        None, description="host:port of an encoder behind gRPC, instead of all of the above."
+        None, description="host:port of an encoder behind gRPC, instead of the model above."
     )
 
 

@@ -13,6 +13,7 @@ from nestvec.encoder.main import open_encoder
 from nestvec.query import servicer
 from nestvec.query.app import QueryApp
 from nestvec.query.documents import Documents
+from nestvec.query.kept import KeptQueries
 from nestvec.query.plan import Limits, SearchClass
 from nestvec.rerank.main import open_reranker
 from nestvec.rpc.server import Mounted
@@ -40,9 +41,8 @@ def query_app(
 ) -> QueryApp:
     """The application, with the settings' classes and limits."""
     limits = Limits(**settings.limits.model_dump(exclude={"max_ids"}))
-    return QueryApp(
-        catalogue, encoder, shards, reranker, documents, search_classes(settings), limits
-    )
+    kept = KeptQueries(encoder, settings.encoder.query_cache_bytes)
+    return QueryApp(catalogue, kept, shards, reranker, documents, search_classes(settings), limits)
 
 
 async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
