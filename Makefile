@@ -27,7 +27,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint style types imports protos protos-check protos-lint pytest soak format \
+.PHONY: help demo test lint style types imports protos protos-check protos-lint pytest soak model format \
 	install-demo install-test clean
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make lint     the checks alone: style, types, imports, protos, freshness"
 	@echo "make pytest   the tests alone"
 	@echo "make soak     the fault suite at length: ROUNDS=200 times kill -9, SEED=n for another run"
+	@echo "make model    retrain the default model from Debian's packages (about an hour; into build/)"
 	@echo "make format   format and mend what can be mended"
 	@echo "make protos   regenerate services/nestvec/v1 from protos/"
 	@echo "make clean    remove .venv and caches"
@@ -76,6 +77,11 @@ pytest: install-test
 soak: install-test
 	@echo "== $(ROUNDS) rounds of kill -9"
 	@NESTVEC_FAULT_ROUNDS=$(ROUNDS) NESTVEC_FAULT_SEED=$(SEED) $(BIN)/pytest tests/fault -x $(ARGS)
+
+# Into build/, beside the one in use; what it fetched and encoded is kept for another run.
+model: install-test
+	@$(PIP) --editable '.[train]'
+	@PYTHONPATH=. $(BIN)/python -m tools.model.make build/model $(ARGS)
 
 format: install-test
 	@$(BIN)/ruff check --fix-only --quiet .

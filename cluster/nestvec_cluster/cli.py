@@ -46,6 +46,20 @@ class Nestvec(Commands):
         )
         self.add_command(
             LateCommand(
+                "adapt",
+                "Give a model tiers that it was never trained for.",
+                "nestvec_cluster.cli_adapt:adapt",
+            )
+        )
+        self.add_command(
+            LateCommand(
+                "train",
+                "Train a model that serves several dimensions, from pairs of texts.",
+                "nestvec_cluster.cli_training:train",
+            )
+        )
+        self.add_command(
+            LateCommand(
                 "eval",
                 "Measure a model's tiers on documents that people judged.",
                 "nestvec_cluster.evaluate:evaluate",
@@ -68,7 +82,7 @@ class Nestvec(Commands):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """`demo` first, what measures last."""
-        late = ("bench", "eval", "probe", "conform")
+        late = ("adapt", "train", "bench", "eval", "probe", "conform")
         known = [name for name in super().list_commands(ctx) if name not in ("demo", *late)]
         return ["demo", *known, *late]
 

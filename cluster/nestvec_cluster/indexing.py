@@ -235,7 +235,8 @@ class _Stream:
             self._leave_out(error.report.skipped)
             raise self._stopped(str(error.__cause__)) from None
         except StreamConflict as error:
-            raise self._stopped(str(error)) from None
+            # It says itself what to do: the same command would end in the same way.
+            raise self._stopped(str(error), way_on="") from None
         finally:
             # Also when a bad file, or the user, ends it: what was settled is settled.
             self._indexer.record(self._name, self._resume_at, self._last_id, now=not complete)
@@ -291,13 +292,14 @@ class _Stream:
             self._report.refused += 1
             self._indexer.display.complain(Problem(where, failure.message))
 
-    def _stopped(self, reason: str) -> IndexStopped:
+    def _stopped(self, reason: str, way_on: str | None = None) -> IndexStopped:
         kept_here = self._indexer.state is not None and self._source.total is not None
-        way_on = (
-            "run the same command again to go on from there"
-            if kept_here or self._stream_id is not None
-            else "send the rest again"
-        )
+        if way_on is None:
+            way_on = (
+                "; run the same command again to go on from there"
+                if kept_here or self._stream_id is not None
+                else "; send the rest again"
+            )
         return IndexStopped(
-            f"{self._source.name}: stopped after {self._resume_at:,} documents: {reason}; {way_on}"
+            f"{self._source.name}: stopped after {self._resume_at:,} documents: {reason}{way_on}"
         )

@@ -125,3 +125,23 @@ async def test_a_record_of_another_generation_is_not_replaced(store: VectorStore
     assert await store.asset(second, "rotation") == b"second"
     with pytest.raises(NotFound):
         await store.asset(first, "rotation")
+
+
+async def test_only_the_generation_in_the_catalogue_is_listed(store: VectorStore) -> None:
+    docs = await created(store)
+    assert await store.lists(docs)
+    await store.drop_collection(docs)
+    assert not await store.lists(docs)
+    new = await created(store)
+    assert await store.lists(new)
+    assert not await store.lists(docs)
+
+
+async def test_what_is_written_after_a_drop_is_freed_by_another(store: VectorStore) -> None:
+    docs = await created(store)
+    await store.drop_collection(docs)
+    new = await created(store)
+    late = await store.put(docs, some_records(["late"]))
+    await store.drop_collection(docs)
+    assert await store.vectors(docs, ids_of(late)) == [None]
+    assert await store.lists(new)

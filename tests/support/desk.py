@@ -46,6 +46,7 @@ class NotingShard:
     asked: list[tuple[bool, int]] = field(default_factory=list)
     failing: dict[str, Exception] = field(default_factory=dict)
     hold: asyncio.Event | None = None
+    tiers: list[TierStatus] | None = None
     asked_to_open: asyncio.Event = field(default_factory=asyncio.Event)
     report: ShardVerification = field(
         default_factory=lambda: ShardVerification([], 0, np.empty(0, np.int64))
@@ -88,6 +89,8 @@ class NotingShard:
         raise NotImplementedError
 
     async def status(self, collection: Collection) -> list[TierStatus]:
+        if self.tiers is not None:
+            return self.tiers
         return [TierStatus(dim, 0, 0, (), 0) for dim in collection.tiers]
 
 

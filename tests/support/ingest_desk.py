@@ -76,6 +76,10 @@ class FlakyStore(MemoryStore):
         await super().advance_stream(collection, stream_id, first, digests)
         await self.faults.end("advance_stream")
 
+    async def lists(self, collection: Collection) -> bool:
+        await self.faults.begin("lists")
+        return await super().lists(collection)
+
     async def collections(self) -> list[Collection]:
         await self.faults.begin("collections")
         return await super().collections()

@@ -118,6 +118,10 @@ class MemoryStore:
             del self._catalogue[collection.name]
         self._generations.pop((collection.name, collection.generation), None)
 
+    async def lists(self, collection: Collection) -> bool:
+        listed = self._catalogue.get(collection.name)
+        return listed is not None and listed.generation == collection.generation
+
     async def asset(self, collection: Collection, name: str) -> bytes:
         try:
             return self._of(collection).assets[name]

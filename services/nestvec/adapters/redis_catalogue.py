@@ -40,6 +40,14 @@ class RedisCatalogue:
             self._read(name, record) for name, record in sorted(zip(names, records, strict=True))
         ]
 
+    async def lists(self, collection: Collection) -> bool:
+        """Whether this generation is in it. Raises ConfigError on a record that cannot be read."""
+        name = collection.name.encode()
+        record = await self._client.call(b"HGET", self._keys.collections, name)
+        if record is None:
+            return False
+        return self._read(name, record).generation == collection.generation
+
     async def create(self, collection: Collection, assets: Mapping[str, bytes]) -> Collection:
         """Enter it under a generation that was never used. Raises AlreadyExists."""
         if await self._client.call(b"HEXISTS", self._keys.collections, collection.name):

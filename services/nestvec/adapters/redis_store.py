@@ -87,6 +87,10 @@ class RedisStore:
         await self._catalogue.leave(collection)
         await self._catalogue.finish_drops()
 
+    async def lists(self, collection: Collection) -> bool:
+        await self._require_format()
+        return await self._catalogue.lists(collection)
+
     async def finish_drops(self) -> None:
         """Delete what a crash left of dropped collections. For a process that starts."""
         await self._require_format()

@@ -179,10 +179,14 @@ class AdminApp:
 
     async def describe(self, name: str) -> CollectionReport:
         """Raises NotFound."""
-        collection = await self._catalogue.get(name)
+        collection = await self._newest(name)
         per_shard = await asyncio.gather(*(shard.status(collection) for shard in self._shards))
         usage = await self._store.usage(collection)
-        tiers = [_sum(list(parts)) for parts in zip(*per_shard, strict=True)]
+        # By dim: while a tier is added or dropped, some shards have it and others do not.
+        by_dim: dict[int, list[TierStatus]] = {}
+        for tier in (tier for tiers in per_shard for tier in tiers):
+            by_dim.setdefault(tier.dim, []).append(tier)
+        tiers = [_sum(by_dim[dim]) for dim in sorted(by_dim)]
         return CollectionReport(collection, tiers, usage, len(self._shards))
 
     async def drop(self, name: str) -> None:
@@ -240,12 +244,12 @@ class AdminApp:
         """Compare every shard's tiers with the store. sample: rows a tier and shard; 0: 1,000."""
         if sample < 0:
             raise InvalidRequest("sample", f"{sample}, expected 0 or more")
-        collection = await self._catalogue.get(name)
+        collection = await self._newest(name)
         return await verify(self._store, self._shards, collection, repair, sample or DEFAULT_SAMPLE)
 
     async def snapshot(self, name: str) -> list[SnapshotInfo]:
         """One a shard. Raises NotFound, or SnapshotFailed."""
-        collection = await self._catalogue.get(name)
+        collection = await self._newest(name)
         return await asyncio.gather(*(shard.snapshot(collection) for shard in self._shards))
 
     async def back_up(self, name: str, location: str) -> BackupInfo:

@@ -65,6 +65,8 @@ class CoarseApp:
         self._served: dict[str, Served] = {}
         self._followers: dict[str, Follower] = {}
         self._opening: dict[str, asyncio.Lock] = {}
+        # What is being opened, and whether it was dropped meanwhile.
+        self._dropped: dict[tuple[str, int], bool] = {}
         self._search_threads = BoundedExecutor("coarse-search", threads, waiting)
         # Apart from searching, so that a long merge never holds a search's thread; and apart from
         # each other, so that it never holds a write's.
@@ -164,13 +166,24 @@ class CoarseApp:
                 return served.documents
             if served is not None:
                 await self._release(served, _replaced(collection))
+            return await self._open_new(collection)
+
+    async def _open_new(self, collection: Collection) -> int:
+        """The lock is held."""
+        key = collection.name, collection.generation
+        self._dropped[key] = False
+        try:
             mine = partitions_of(self._shard, collection.partitions, self._shards)
             served = await self._opener.open(collection, mine)
             follower = Follower(served, self._store, self._rows, self._load_batch, self._poll_s)
             # Before the first search: a snapshot may have documents that are deleted now.
             await follower.catch_up()
+            if self._dropped[key]:
+                raise NotFound("collection", collection.name, "it was dropped while it was opened")
             self._serve(served, follower)
             return served.documents
+        finally:
+            del self._dropped[key]
 
     def _serve(self, served: Served, follower: Follower) -> None:
         name = served.collection.name
@@ -195,6 +208,8 @@ class CoarseApp:
 
     async def drop(self, name: str, generation: int) -> None:
         """See ports.CoarseSearcher. Its snapshots are deleted."""
+        if (name, generation) in self._dropped:
+            self._dropped[name, generation] = True
         served = self._served.get(name)
         if served is not None and served.collection.generation == generation:
             await self._release(served, NotFound("collection", name, "it was dropped"))

@@ -137,8 +137,9 @@ class Follower:
                 position = after[one.partition]
                 if not follows(position, one.first):
                     await self._mend(one.partition, _reason(position, one.first), one.first)
-            if behind and not batches:
-                for partition in after:
+            if behind:
+                # One by one: others of which more is written all the time must not hide it.
+                for partition in after.keys() - {one.partition for one in batches}:
                     await self._mend(partition, "log_trimmed")
         return behind or bool(batches)
 

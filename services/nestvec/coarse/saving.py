@@ -41,9 +41,12 @@ class Saver:
         positions = dict(served.progress.positions)
         states = {dim: tier.state for dim, tier in served.tiers.items()}
         keywords = served.table.keywords()
-        save = partial(self._snapshots.save, served.collection, states, positions, keywords)
+        collection = served.collection
+        save = partial(self._snapshots.save, collection, states, positions, keywords)
         info = await self._threads.run("snapshot", None, save)
-        served.saved = positions
+        if served.collection is collection:
+            # Otherwise tiers came or went meanwhile, and this snapshot is not the newest state.
+            served.saved = positions
         return info
 
     async def save_if_changed(self, served: Served) -> None:

@@ -23,10 +23,13 @@ from nestvec.core.sketch import TailSketch
 
 # A plain tier answer is ordered by int8 scores, so the 4-bit scan must offer more than is asked.
 _SCAN_FACTOR = 8
-_SCAN_LEAST = 100
+_SCAN_LEAST = 80
 # Where matches are few, so many times the candidates asked for are bounded: more bounds cost less
 # than they tell, since nothing is then left outside unknown.
 _BOUND_FACTOR = 2
+# So many are never too few: a GPU's index offers about twice as many and no more, whatever is
+# asked, and all that are allowed may be millions.
+_ENOUGH = 1024
 # From so many scores on, those that cannot be among the best are left out before sorting.
 _SORTED_WHOLE = 1000
 
@@ -129,7 +132,7 @@ def _scanned(segment: Segment, heads: Floats, count: int, allowed: Bools | None)
     rows, _ = segment.index.search(heads, count, allowed)
     if allowed is None:
         return list(rows)
-    short = rows[:, -1] < 0
+    short = rows[:, min(count, _ENOUGH) - 1] < 0
     if not short.any():
         return list(rows)
     # An index that takes no selector (a GPU's) drops what is not allowed from the best that it can
@@ -166,18 +169,30 @@ def _plain(parts: _Parts, head: Floats, count: int) -> CoarseHits:
     if not parts:
         return _nothing()
     columns, rows = parts[0]
-    scores = columns.prefix_scores(rows, head)
     if len(parts) == 1:
-        # In one segment ids ascend with the rows.
-        best = _best(rows, scores, count)
+        # In one segment ids ascend with the rows: in that order they are gathered faster, and a
+        # stable sort settles ties.
+        rows = np.sort(rows)
+        scores = columns.prefix_scores(rows, head)
+        best = _first(-scores, count)
         ids = columns.ids.take(rows.take(best))
     else:
+        scores = columns.prefix_scores(rows, head)
         rest = [columns.prefix_scores(rows, head) for columns, rows in parts[1:]]
         scores = np.concatenate([scores, *rest])
         all_ids = np.concatenate([columns.ids.take(rows) for columns, rows in parts])
         best = _best(all_ids, scores, count)
         ids = all_ids.take(best)
     return CoarseHits(ids, scores.take(best), np.zeros(len(best), np.float32), None)
+
+
+def _first(lower: Floats, count: int) -> NDArray[np.int64]:
+    """The places of the `count` lowest; of equal ones the earlier."""
+    if len(lower) <= max(_SORTED_WHOLE, 2 * count):
+        return lower.argsort(kind="stable")[:count]
+    last = np.partition(lower, count - 1)[count - 1]
+    kept = np.flatnonzero(lower <= last)
+    return kept[lower[kept].argsort(kind="stable")[:count]]
 
 
 def _best(ids: Ids, scores: Floats, count: int) -> NDArray[np.int64]:

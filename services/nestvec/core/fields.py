@@ -76,7 +76,13 @@ def check_fields(fields: Sequence[FieldSchema], field_name: str = "fields") -> N
 
 def parse_field(text: str, field_name: str = "fields") -> FieldSchema:
     """`year:integer` as a field. Raises InvalidRequest."""
-    name, _, kind = text.partition(":")
+    name, colon, kind = text.partition(":")
+    if not colon:
+        raise InvalidRequest(
+            f"{field_name}.{name.strip()}",
+            f"{text!r} has no type; write NAME:TYPE, such as {name.strip()}:keyword; expected one "
+            f"of {', '.join(FieldType)}",
+        )
     return FieldSchema(name.strip(), field_type(kind.strip(), f"{field_name}.{name.strip()}"))
 
 

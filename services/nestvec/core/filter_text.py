@@ -6,6 +6,7 @@ Such as: lang == "en" and 2019 < year <= 2024 and not draft and tag in ("a", "b"
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from nestvec.core.document import FieldValue
@@ -22,6 +23,7 @@ _BOUNDS: dict[type[ast.cmpop], tuple[str, str]] = {
 }
 # As JSON spells them; no field can be meant, since one field is never compared with another.
 _WORDS = {"true": True, "false": False}
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def parse_filter(text: str, field_name: str = "options.filter") -> Filter:
@@ -41,12 +43,19 @@ def parse_filter(text: str, field_name: str = "options.filter") -> Filter:
         # In brackets, so that it may go over several lines.
         tree = ast.parse(f"({text}\n)", mode="eval")
     except SyntaxError as error:
-        raise InvalidRequest(field_name, f"{_cut(text)}: {error.msg}") from None
+        raise InvalidRequest(field_name, f"{_cut(text)}: {_reason(error, text)}") from None
     except (RecursionError, MemoryError):
         raise InvalidRequest(field_name, f"{_cut(text)}: nested too deeply") from None
     except ValueError as error:
         raise InvalidRequest(field_name, f"{_cut(text)} cannot be read: {error}") from None
     return _Reader(field_name).filter(tree.body, 1)
+
+
+def _reason(error: SyntaxError, text: str) -> str:
+    """Python's own words, except where they speak of numbers and a time was meant."""
+    if "leading zeros" in error.msg and _DATE.search(text):
+        return "a time stands in quotes, such as '2026-11-24T09:30:00Z'"
+    return error.msg
 
 
 def _cut(text: str) -> str:

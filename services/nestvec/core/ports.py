@@ -438,6 +438,12 @@ class VectorStore(Protocol):
         """Leave the catalogue first, then delete every key. Safe to repeat."""
         ...
 
+    async def lists(self, collection: Collection) -> bool:
+        """Whether this generation is in the catalogue: neither dropped nor made anew since. If so,
+        a drop that comes later also deletes what was written before this call.
+        """
+        ...
+
     async def asset(self, collection: Collection, name: str) -> bytes:
         """A blob kept with the generation (a rotation). Raises NotFound."""
         ...

@@ -11,7 +11,12 @@ from collections.abc import Callable, Sequence
 from nestvec.core.clock import HybridClock
 from nestvec.core.collection import Collection
 from nestvec.core.document import check_id
-from nestvec.core.errors import InvalidRequest, NestvecError, WorkerUnavailable
+from nestvec.core.errors import (
+    InvalidRequest,
+    NestvecError,
+    StoreUnavailable,
+    WorkerUnavailable,
+)
 from nestvec.core.placement import partition_of, shard_of, split_id
 from nestvec.core.ports import Catalogue, CoarseSearcher, Encoder, VectorStore
 from nestvec.core.watermark import Watermark
@@ -70,12 +75,24 @@ class IngestApp:
         """The collection that a stream writes to. Raises NotFound, or SpaceMismatch: also where the
         stream brings texts alone and this server's model is not the collection's.
         """
-        collection = await self._catalogue.get(collection_name)
+        collection = await self._current(collection_name)
         if vector_fingerprint is None:
             self._preparer.require_model(collection)
         else:
             collection.space.require_same(vector_fingerprint, "the stream's vector_space")
         return collection
+
+    async def _current(self, name: str) -> Collection:
+        """What is at hand may have been dropped, or made anew, by another process."""
+        collection = await self._catalogue.get(name)
+        try:
+            if await self._store.lists(collection):
+                return collection
+        except StoreUnavailable:
+            # Each write says so, and asks again.
+            return collection
+        self._catalogue.forget(name)
+        return await self._catalogue.get(name)
 
     async def resume(
         self,
@@ -164,7 +181,7 @@ class IngestApp:
             check_id(external_id, "ids")
         if version < 0:
             raise InvalidRequest("version", f"{version}, expected 0 (the server's clock) or more")
-        collection = await self._catalogue.get(collection_name)
+        collection = await self._current(collection_name)
         deletion = await self._committer.delete(collection, list(dict.fromkeys(ids)), version)
         if ack is Ack.SEARCHABLE:
             await self._until_gone(collection, deletion, self._patience(patience_s))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nestvec.core.clock import HybridClock
 from nestvec.core.collection import Collection
 from nestvec.core.document import payload_to_bytes
-from nestvec.core.errors import NestvecError, StoreUnavailable
+from nestvec.core.errors import NestvecError, NotFound, StoreUnavailable
 from nestvec.core.ports import Deleted, Placed, StoreDeletion, StoreRecord, VectorStore
 from nestvec.core.watermark import Watermark
 from nestvec.ingest.batch import Deletion, Prepared, Refusal, Stored, Taken
@@ -73,7 +73,7 @@ class Committer:
         """Write a batch. Once begun, a part is finished, even when the caller goes away.
 
         Waits for up to `patience_s` while too much is stored that shards do not find yet. turn: is
-        entered for each part, and may raise.
+        entered for each part, and may raise. Raises NotFound where the collection was dropped.
         """
         stored = Stored(prepared.collection, failures=prepared.failures)
         for part in _parts(prepared):
@@ -89,7 +89,9 @@ class Committer:
     async def delete(
         self, collection: Collection, external_ids: Sequence[str], version: int
     ) -> Deletion:
-        """version: of the caller's making, or 0 for this server's clock."""
+        """version: of the caller's making, or 0 for this server's clock. Raises NotFound where the
+        collection was dropped.
+        """
         deletion = Deletion(Watermark(collection.generation))
         for start in range(0, len(external_ids), _BATCH_RECORDS):
             some = external_ids[start : start + _BATCH_RECORDS]
@@ -109,6 +111,8 @@ class Committer:
             for _ in range(_TRIES):
                 try:
                     left = await self._try(values, left, stored)
+                except NotFound:
+                    raise
                 except NestvecError as error:
                     _refuse(part, left, error)
                     return
@@ -124,6 +128,8 @@ class Committer:
             values.record(number, part.items[number].version or clock.tick()) for number in numbers
         ]
         placed = await self._store.put(collection, records)
+        self._note(collection, [place.internal_id for place in placed])
+        await self._require_listed(collection)
         behind = []
         for number, record, place in zip(numbers, records, placed, strict=True):
             if place.internal_id >= 0:
@@ -135,7 +141,6 @@ class Committer:
             else:
                 clock.observe(place.newest)
                 behind.append(number)
-        self._note(collection, [place.internal_id for place in placed])
         return behind
 
     async def _delete(
@@ -150,6 +155,7 @@ class Committer:
             ]
             answers = await self._store.delete(collection, asked)
             mark = self._note(collection, [one.position for one in answers])
+            await self._require_listed(collection)
             deletion.watermark = deletion.watermark.joined(mark)
             behind = _count(deletion, asked, answers)
             if version:
@@ -161,6 +167,19 @@ class Committer:
             if not left:
                 return
         raise StoreUnavailable(f"newer versions of {left[0]!r} keep coming; delete it again")
+
+    async def _require_listed(self, collection: Collection) -> None:
+        """After each write. What came after a drop is in no collection: it is freed, and never
+        acknowledged. Where the collection is still listed, a drop to come finds what was written.
+        """
+        if await self._store.lists(collection):
+            return
+        await self._store.drop_collection(collection)
+        raise NotFound(
+            "collection",
+            f"{collection.name}/{collection.generation}",
+            "it was dropped while it was written to; where it was made anew, begin again",
+        )
 
     async def _sort_out(
         self, collection: Collection, behind: list[str], deletion: Deletion

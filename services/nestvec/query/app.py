@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.budget import Budget
@@ -18,8 +18,10 @@ from nestvec.core.document import check_text
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
+    NestvecError,
     NotFound,
     Overloaded,
+    SpaceMismatch,
     StoreUnavailable,
     WorkerUnavailable,
 )
@@ -36,7 +38,7 @@ from nestvec.core.ports import (
 from nestvec.core.space import Role
 from nestvec.query.answer import Answer, Hit, Timings, admit_rerank
 from nestvec.query.documents import Documents
-from nestvec.query.plan import Limits, Plan, SearchClass, SearchOptions, make_plan
+from nestvec.query.plan import Limits, Plan, Planner, SearchClass, SearchOptions
 from nestvec.query.shards import ShardsAnswer, ask_shards
 
 # What the later stages of a query are promised when an earlier one is slow, in seconds.
@@ -82,6 +84,7 @@ class QueryApp:
         self._documents = documents
         self.classes = {one.name: one for one in classes}
         self.limits = limits
+        self._planner = Planner(self.classes, limits)
         self._under_way = 0
 
     async def search(
@@ -109,15 +112,21 @@ class QueryApp:
         timings = Timings()
         collection = await self._catalogue.get(collection_name)
         asked = await self._ask(collection, queries, options, budget, timings)
-        if isinstance(asked, NotFound) or asked.found.refused is not None:
+        if not isinstance(asked, _Asked) or asked.found.refused is not None:
             # Another process has dropped it, or made it anew, or changed its tiers: what is at hand
-            # may be old. Where it is not, asking again would change nothing.
+            # may be old. Where it is not, asking the same again would change nothing.
             self._catalogue.forget(collection_name)
             newest = await self._catalogue.get(collection_name)
             if newest != collection:
                 collection = newest
                 asked = await self._ask(collection, queries, options, budget, timings)
-        if isinstance(asked, NotFound):
+        left = _without_tier(collection, options, _refused(asked))
+        while left is not None:
+            # It is being built: the collection has it already, and not every shard yet.
+            again = await self._ask(left, queries, options, budget, timings)
+            asked = again if isinstance(again, _Asked) else asked
+            left = _without_tier(left, options, _refused(again))
+        if not isinstance(asked, _Asked):
             raise asked
         plan, found = asked.plan, asked.found
         found.coverage.require(plan.min_coverage)
@@ -143,10 +152,15 @@ class QueryApp:
         options: SearchOptions,
         budget: Budget,
         timings: Timings,
-    ) -> _Asked | NotFound:
-        """The first two stages. NotFound where no shard serves what was planned."""
-        plan = make_plan(options, self.classes, self.limits, collection)
-        vectors = await self._vectors(collection, queries, budget)
+    ) -> _Asked | NotFound | InvalidRequest | SpaceMismatch:
+        """The first two stages. NotFound where no shard serves what was planned; the others where
+        the request does not fit this record of the collection.
+        """
+        try:
+            plan = self._planner.plan(options, collection)
+            vectors = await self._vectors(collection, queries, budget)
+        except (InvalidRequest, SpaceMismatch) as error:
+            return error
         timings.mark("encode")
         query = CoarseQuery(
             collection=collection.name,
@@ -257,6 +271,25 @@ class QueryApp:
                 DegradationKind.PAYLOAD_MISSING,
                 f"{lost} hits were left out: their payloads are gone or damaged",
             )
+
+
+def _refused(asked: _Asked | NestvecError) -> NestvecError | None:
+    """What some shard, or all of them, do not serve."""
+    return asked.found.refused if isinstance(asked, _Asked) else asked
+
+
+def _without_tier(
+    collection: Collection, options: SearchOptions, refused: NestvecError | None
+) -> Collection | None:
+    """The collection without the tier that a shard does not serve; None where it was not that, or
+    nothing else may be searched.
+    """
+    if not isinstance(refused, NotFound) or refused.kind != "tier":
+        return None
+    tiers = tuple(dim for dim in collection.tiers if str(dim) != refused.name)
+    if options.coarse_dim is not None or not tiers or tiers == collection.tiers:
+        return None
+    return replace(collection, tiers=tiers)
 
 
 def _accepted(collection: Collection, vectors: Floats) -> Floats:

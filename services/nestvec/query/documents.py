@@ -43,7 +43,7 @@ class Documents:
         """In the order of `ids`; None where the payload is gone or damaged."""
         name, generation = collection.name, collection.generation
         keys = [(name, generation, number) for number in ids.tolist()]
-        kept = [self._cache.get(key) for key in keys]
+        kept = [self._kept(key) for key in keys]
         wanted = [place for place, found in enumerate(kept) if found is None]
         documents = [found and found[0] for found in kept]
         if not wanted:
@@ -56,6 +56,13 @@ class Documents:
         for place, value in zip(wanted, values, strict=True):
             documents[place] = self._keep(keys[place], value)
         return documents
+
+    def _kept(self, key: _Key) -> tuple[Document, int] | None:
+        # `get` of the library looks twice.
+        try:
+            return self._cache[key]
+        except KeyError:
+            return None
 
     def _keep(self, key: _Key, value: bytes | None) -> Document | None:
         if value is None:
@@ -82,6 +89,13 @@ class Documents:
         try:
             async with asyncio.timeout(timeout_s):
                 internal = await self._store.find(collection, ids)
+                if (internal < 0).all():
+                    # Another process may have dropped it, or made it anew.
+                    self._catalogue.forget(collection_name)
+                    newest = await self._catalogue.get(collection_name)
+                    if newest.generation != collection.generation:
+                        internal = await self._store.find(newest, ids)
+                    collection = newest
                 known = np.flatnonzero(internal >= 0)
                 payloads = await self._store.payloads(collection, internal[known])
                 vectors: list[bytes | None] = [None] * len(known)

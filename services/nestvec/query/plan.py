@@ -70,6 +70,33 @@ class Plan:
     filter: Filter | None = None
 
 
+# Plans of options that come again: a lane of callers asks with the same ones.
+_KEPT_PLANS = 256
+
+
+class Planner:
+    """`make_plan` with one server's classes and limits."""
+
+    def __init__(self, classes: dict[str, SearchClass], limits: Limits) -> None:
+        self._classes = classes
+        self._limits = limits
+        self._kept: dict[tuple[SearchOptions, str, int, tuple[int, ...]], Plan] = {}
+
+    def plan(self, options: SearchOptions, collection: Collection) -> Plan:
+        """Raises InvalidRequest, naming the field, when something is out of bounds."""
+        if options.filter is not None or options.watermark is not None:
+            # Large, and seldom the same again.
+            return make_plan(options, self._classes, self._limits, collection)
+        key = options, collection.name, collection.generation, collection.tiers
+        plan = self._kept.get(key)
+        if plan is None:
+            plan = make_plan(options, self._classes, self._limits, collection)
+            if len(self._kept) >= _KEPT_PLANS:
+                self._kept.clear()
+            self._kept[key] = plan
+        return plan
+
+
 def make_plan(
     options: SearchOptions,
     classes: dict[str, SearchClass],

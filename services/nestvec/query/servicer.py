@@ -11,6 +11,7 @@ from prometheus_client import Counter, Histogram
 
 from nestvec.core.certificate import Certificate
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
+from nestvec.core.coverage import Coverage
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.watermark import Watermark
 from nestvec.query.answer import Answer
@@ -172,27 +173,22 @@ def _read_options(message: query_pb2.SearchOptions) -> SearchOptions:
 def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.SearchResponse:
     # Once the response is on its way: nobody waits for a log line.
     asyncio.get_running_loop().call_soon(_tell, answer)
-    fingerprint = answer.collection.space.fingerprint
-    response = query_pb2.SearchResponse(
-        coarse_space=common_pb2.SpaceRef(fingerprint=fingerprint, dim=answer.plan.coarse_dim),
-        scoring_space=common_pb2.SpaceRef(fingerprint=fingerprint, dim=answer.scoring_dim),
-        coverage=coverage_to_wire(answer.coverage),
-        degradations=[degradation_to_wire(one) for one in answer.degradations],
-        certificate=certificate_to_wire(answer.certificate),
-        failure_probability=answer.failure_probability,
-        search_class=answer.plan.search_class.name,
-        generation=answer.collection.generation,
+    response = query_pb2.SearchResponse()
+    response.CopyFrom(
+        _same_for_all(
+            answer.collection.space.fingerprint,
+            answer.plan.coarse_dim,
+            answer.scoring_dim,
+            answer.plan.search_class.name,
+            answer.collection.generation,
+            answer.coverage,
+        )
     )
-    for hit in answer.hits:
-        if options.ids_only:
-            response.hits.add(id=hit.document.id, score=hit.score)
-        else:
-            response.hits.add(
-                id=hit.document.id,
-                score=hit.score,
-                text=hit.document.text,
-                fields=fields_to_wire(hit.document.fields) if hit.document.fields else None,
-            )
+    response.certificate = certificate_to_wire(answer.certificate)
+    response.failure_probability = answer.failure_probability
+    if answer.degradations:
+        response.degradations.extend(map(degradation_to_wire, answer.degradations))
+    _add_hits(response, answer, options.ids_only)
     if options.explain:
         response.explanation.candidates = answer.candidates
         response.explanation.fetched = answer.fetched
@@ -200,6 +196,38 @@ def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.Sear
         for stage, milliseconds in answer.timings.stages.items():
             response.explanation.stages.add(stage=stage, milliseconds=milliseconds)
     return response
+
+
+def _add_hits(response: query_pb2.SearchResponse, answer: Answer, ids_only: bool) -> None:
+    add = response.hits.add
+    for hit in answer.hits:
+        document = hit.document
+        if ids_only:
+            add(id=document.id, score=hit.score)
+        elif document.fields:
+            fields = fields_to_wire(document.fields)
+            add(id=document.id, score=hit.score, text=document.text, fields=fields)
+        else:
+            add(id=document.id, score=hit.score, text=document.text)
+
+
+@lru_cache(maxsize=64)
+def _same_for_all(
+    fingerprint: str,
+    coarse_dim: int,
+    scoring_dim: int,
+    search_class: str,
+    generation: int,
+    coverage: Coverage,
+) -> query_pb2.SearchResponse:
+    """What one answer of a lane has in common with the next: to be copied, not changed."""
+    return query_pb2.SearchResponse(
+        coarse_space=common_pb2.SpaceRef(fingerprint=fingerprint, dim=coarse_dim),
+        scoring_space=common_pb2.SpaceRef(fingerprint=fingerprint, dim=scoring_dim),
+        coverage=coverage_to_wire(coverage),
+        search_class=search_class,
+        generation=generation,
+    )
 
 
 def _tell(answer: Answer) -> None:

@@ -68,6 +68,7 @@ def _unary(behaviour: Any, name: str) -> Any:
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         started = time.perf_counter()
+        soon = asyncio.get_running_loop().call_soon
         _begin(context)
         try:
             if isinstance(request, Refused):
@@ -76,12 +77,11 @@ def _unary(behaviour: Any, name: str) -> Any:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure gets a status
             await _fail(context, name, error)
         else:
-            ok.inc()
+            soon(ok.inc)
             return response
         finally:
             # Once the response is on its way: nobody waits for a metric.
-            taken_s = time.perf_counter() - started
-            asyncio.get_running_loop().call_soon(seconds.observe, taken_s)
+            soon(seconds.observe, time.perf_counter() - started)
 
     return call
 

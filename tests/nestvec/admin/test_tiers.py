@@ -17,7 +17,7 @@ from nestvec.core.errors import (
     TierNotTrained,
     WorkerUnavailable,
 )
-from nestvec.core.ports import VectorStore
+from nestvec.core.ports import TierStatus, VectorStore
 from nestvec.core.sketch import dither_name, rotation_name
 from tests.support.desk import Desk
 
@@ -197,3 +197,25 @@ async def test_every_collection_has_an_identity_of_its_own(kept: VectorStore) ->
     await desk.admin.drop("a")
     again = await desk.create("a")
     assert len({one.identity, two.identity, again.identity, ""}) == 4
+
+
+async def test_a_collection_is_described_while_its_shards_change_their_tiers(
+    kept: VectorStore,
+) -> None:
+    """One shard has built the new tier and the other has not: each is counted by its length."""
+    desk = Desk.over(kept)
+    docs = await desk.create(tiers=(32,))
+    ahead, behind = desk.shards
+    ahead.tiers = [TierStatus(16, 5, 0, (), 10), TierStatus(32, 5, 1, (), 100)]
+    behind.tiers = [TierStatus(32, 6, 0, (), 200)]
+    report = await desk.admin.describe("docs")
+    assert report.collection == docs
+    assert report.tiers == [TierStatus(16, 5, 0, (), 10), TierStatus(32, 11, 1, (), 300)]
+
+
+async def test_what_another_process_changed_is_described_as_it_is_now(kept: VectorStore) -> None:
+    desk, other = Desk.over(kept), Desk.over(kept)
+    await desk.create(tiers=(16,))
+    await other.admin.describe("docs")
+    after, _ = await desk.admin.add_tier("docs", 32)
+    assert (await other.admin.describe("docs")).collection == after

@@ -395,6 +395,31 @@ async def test_dropping_forgets_one_generation_and_may_be_repeated(
     await app.drop("never there", 1)
 
 
+async def test_a_collection_that_is_dropped_while_it_is_opened_is_not_served(
+    app: CoarseApp, store: FaultyStore
+) -> None:
+    docs = await created(store, a_collection())
+    await written(store, docs, mrl_like(5, 64, seed=1))
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def held() -> None:
+        begun.set()
+        await go.wait()
+
+    store.faults.before["vectors"] = [held]
+    opening = asyncio.create_task(app.open(docs))
+    await begun.wait()
+    await store.drop_collection(docs)
+    await app.drop("docs", docs.generation)
+    go.set()
+    with pytest.raises(NotFound, match="dropped"):
+        await opening
+    with pytest.raises(NotFound, match="does not serve"):
+        await app.progress(docs)
+    new = await created(store, a_collection())
+    assert await app.open(new) == 0
+
+
 # --- upkeep ---------------------------------------------------------------------------------------
 
 

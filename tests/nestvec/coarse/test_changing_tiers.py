@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from nestvec.adapters.blob_store import open_blobs
 from nestvec.adapters.memory_index import NumpyFactory
 from nestvec.admin.tiers import drawn
 from nestvec.coarse.app import CoarseApp
+from nestvec.coarse.snapshot import ShardSnapshots
 from nestvec.core.collection import Collection
 from nestvec.core.errors import NotFound, StoreUnavailable
+from nestvec.core.ports import SnapshotInfo
 from tests.nestvec.core.synthetic import mrl_like
 from tests.support.rooms import (
     PATIENT_S,
@@ -205,3 +211,32 @@ async def test_a_dropped_tier_frees_its_memory_and_the_others_go_on(
     more = await written(store, docs, mrl_like(1, 64, seed=2), ["more"])
     await reached(app, after, more)
     assert await found_in_every_tier(app, after) == {*ids.tolist(), *more.tolist()}
+
+
+async def test_a_tier_that_is_added_while_a_snapshot_is_written_is_in_the_next_one(
+    store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that was under way does not have it, and must not count as the newest state."""
+    snapshots = ShardSnapshots(open_blobs(str(tmp_path)), NumpyFactory(), 0, 1)
+    begun, go_on, save = threading.Event(), threading.Event(), snapshots.save
+
+    def slow(*args: Any) -> SnapshotInfo:
+        begun.set()
+        assert go_on.wait(PATIENT_S)
+        return save(*args)
+
+    monkeypatch.setattr(snapshots, "save", slow)
+    app = CoarseApp(store, NumpyFactory(), poll_s=NEVER_S, snapshots=snapshots)
+    docs = await created(store, a_collection(tiers=(32,)))
+    await written(store, docs, mrl_like(20, 64, seed=1))
+    await app.open(docs)
+    saving = asyncio.create_task(app.snapshot(docs))
+    assert await asyncio.to_thread(begun.wait, PATIENT_S)
+    after = await changed(store, docs, (16, 32))
+    await app.open(after)
+    go_on.set()
+    await saving
+    await app.close()
+    loaded = snapshots.load(after)
+    assert loaded is not None
+    assert set(loaded.tiers) == {16, 32}

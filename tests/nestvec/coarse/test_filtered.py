@@ -12,7 +12,7 @@ from nestvec.adapters.memory_index import NumpyFactory, NumpyIndex
 from nestvec.coarse import field_columns, search
 from nestvec.coarse import tier as tier_module
 from nestvec.coarse.field_columns import FieldTable
-from nestvec.coarse.segment import CoarseRows
+from nestvec.coarse.segment import CoarseRows, Columns
 from nestvec.coarse.tier import Tier
 from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.document import FieldValue
@@ -200,6 +200,27 @@ def test_filtered_answers_are_the_exact_best_when_few_match(count: int) -> None:
         assert matching == len(few) == 40
         assert hits.rest_upper_bound == -np.inf, "all that match were bounded"
         assert set(truth.tolist()) <= set(hits.ids.tolist())
+
+
+def test_one_deletion_does_not_turn_a_gpu_scan_into_a_scan_of_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It offers its best few, however many are asked for, deleted rows or not."""
+    monkeypatch.setattr(GpuLike, "reach", 1500)
+    library = a_library(2000, GpuLikeFactory())
+    gone = next(iter(library.fields))
+    library.delete([gone])
+    read: list[int] = []
+    prefix_scores = Columns.prefix_scores
+
+    def counted(columns: Columns, rows: Ids, head: Floats) -> Floats:
+        read.append(len(rows))
+        return prefix_scores(columns, rows, head)
+
+    monkeypatch.setattr(Columns, "prefix_scores", counted)
+    (hits,), _, _ = library.tier.search(QUERIES[:1], 1800, None)
+    assert max(read) <= 1500
+    assert gone not in hits.ids.tolist()
 
 
 def test_nothing_that_matches_is_an_answer_and_leaves_nothing_outside() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
 from nestvec.adapters.memory_index import NumpyFactory
 from nestvec.coarse import follower as follower_module
 from nestvec.coarse.app import CoarseApp
+from nestvec.core.collection import Collection
 from nestvec.core.errors import BudgetSpent, NotFound, StoreUnavailable, WorkerUnavailable
 from nestvec.core.fields import FieldSchema, FieldType
 from nestvec.core.filters import AnyOf
 from nestvec.core.placement import partition_of, shard_of
+from nestvec.core.ports import LogBatch
 from nestvec.core.watermark import Watermark, sequence_of
 from nestvec.telemetry.metrics import LOG_GAPS
 from tests.nestvec.core.synthetic import mrl_like
@@ -392,6 +395,29 @@ async def test_a_log_that_is_gone_altogether_leads_to_a_comparison(
     await reached(app, docs, new)
     assert await found(app, a_query(docs)) == {*new.tolist()}
     assert {line["reason"] for line in log.named("coarse.log_gap")} == {"log_trimmed"}
+
+
+async def test_a_log_that_is_gone_is_noticed_beside_others_that_go_on(
+    app: CoarseApp, store: FaultyStore, log: SpyLog
+) -> None:
+    docs = await created(store, a_collection(partitions=2))
+    await app.open(docs)
+    ids = await written(store, docs, mrl_like(20, 64, seed=1))
+    store._of(docs).partitions[0].log.clear()
+    other_read = store.read_log
+
+    async def busy(collection: Collection, after: Mapping[int, int], limit: int) -> list[LogBatch]:
+        # Whenever the shard looks, there is something new in the other partition.
+        name = next(n for n in map(str, itertools.count()) if partition_of(n, 2) == 1)
+        batches = await other_read(collection, after, limit)
+        await written(store, docs, mrl_like(1, 64, seed=3), [name])
+        return batches
+
+    store.read_log = busy  # type: ignore[method-assign]
+    mine = [one for one in ids.tolist() if one >> 48 == 0]
+    await reached(app, docs, mine)
+    assert {*mine} <= await found(app, a_query(docs))
+    assert {line["partition"] for line in log.named("coarse.log_gap")} == {0}
 
 
 async def test_what_the_store_lost_is_no_longer_found(

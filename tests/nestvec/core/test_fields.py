@@ -63,6 +63,8 @@ def test_a_field_is_written_as_name_and_type() -> None:
             InvalidRequest, match="expected one of keyword, integer, float, bool, time"
         ):
             parse_field(text)
+    with pytest.raises(InvalidRequest, match="'year' has no type; write NAME:TYPE, such as year:"):
+        parse_field("year")
 
 
 def test_an_unknown_field_is_refused_naming_the_declared_ones_and_the_nearest() -> None:

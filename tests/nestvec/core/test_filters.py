@@ -288,3 +288,10 @@ def test_reading_reverses_writing(wanted: Filter) -> None:
     text = written(wanted)
     if text.count("(") <= 12:
         assert parse_filter(text) == wanted
+
+
+def test_a_time_without_quotes_is_told_apart_from_a_number() -> None:
+    """Python itself would speak of octal integers."""
+    with pytest.raises(InvalidRequest, match="a time stands in quotes, such as '20") as caught:
+        parse_filter("at >= 2024-01-01")
+    assert "octal" not in str(caught.value)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nestvec.adapters.models.memory import HashModel
+from nestvec.admin.tiers import drawn
 from nestvec.core.arrays import Floats
 from nestvec.core.certificate import Certificate
 from nestvec.core.codec import VectorDtype
@@ -25,6 +26,8 @@ from nestvec.core.errors import (
     TierNotTrained,
     WorkerUnavailable,
 )
+from nestvec.core.fields import FieldSchema, FieldType
+from nestvec.core.filters import AnyOf
 from nestvec.core.ports import CoarseQuery, StoreRecord
 from nestvec.core.scoring import exact_top
 from nestvec.core.space import Role
@@ -595,6 +598,51 @@ async def test_a_tier_dropped_by_another_process_is_not_asked_for_twice(store: F
         (shard,) = rooms.shards
         assert isinstance(shard, FaultyShard)
         assert [query.coarse_dim for query in shard.asked] == [16, 32]
+
+
+async def test_a_tier_added_by_another_process_can_be_asked_for(rooms: Rooms) -> None:
+    """The plan does not fit the record at hand, which is then read again."""
+    docs = await rooms.catalogue.get("docs")
+    more = replace(docs, tiers=(*docs.tiers, 8))
+    await rooms.store.update_collection(more, drawn(more, (8,)))
+    await rooms.shards[0].open(more)
+    answer = await rooms.ask("red green number 1", coarse_dim=8)
+    assert answer.plan.coarse_dim == 8
+    assert answer.hits[0].document.id == "d01"
+
+
+async def test_fields_of_a_collection_made_anew_by_another_process_are_known(
+    rooms: Rooms,
+) -> None:
+    docs = await rooms.catalogue.get("docs")
+    await rooms.store.drop_collection(docs)
+    fields = (FieldSchema("rank", FieldType.INTEGER),)
+    new = await created(rooms.store, replace(docs, fields=fields))
+    await rooms.shards[0].open(new)
+    assert (await rooms.ask("red", filter=AnyOf("rank", (1,)))).hits == []
+
+
+@pytest.mark.parametrize("built", [(), (0,)])
+async def test_a_tier_that_is_still_being_built_fails_no_search_that_did_not_ask_for_it(
+    store: FaultyStore, built: tuple[int, ...]
+) -> None:
+    """The catalogue has it from the moment it is added; the shards, when it is complete."""
+    async with open_rooms(store, shards=2) as rooms:
+        docs = await rooms.create(tiers=(32,))
+        await rooms.add(*DOCUMENTS)
+        more = replace(docs, tiers=(16, 32))
+        await store.update_collection(more, drawn(more, (16,)))
+        for number in built:
+            await rooms.shards[number].open(more)
+        await rooms.admin.collections()
+        answer = await rooms.ask("red green number 1")
+        assert answer.plan.coarse_dim == 32
+        assert answer.coverage.fraction == 1.0
+        assert answer.degradations == []
+        assert answer.hits[0].document.id == "d01"
+        if not built:
+            with pytest.raises(NotFound, match=r"tier '16' does not exist.*serves tiers 32"):
+                await rooms.ask("red", coarse_dim=16)
 
 
 async def test_a_shard_that_does_not_serve_a_collection_is_asked_once(sharded: Rooms) -> None:

@@ -8,9 +8,11 @@ from time import monotonic
 import numpy as np
 import pytest
 
+from nestvec.admin.app import StoredCatalogue
 from nestvec.core.budget import Budget
 from nestvec.core.document import Document
 from nestvec.core.errors import BudgetSpent, CorruptVector, InvalidRequest, NotFound
+from nestvec.query.documents import Documents
 from nestvec.query.plan import Limits
 from tests.nestvec.core.synthetic import unit
 from tests.support.rooms import PATIENT_S, FaultyStore, Rooms, hanging, ids_of, open_rooms
@@ -67,6 +69,25 @@ async def test_reading_takes_from_one_to_four_batches_of_ids(count: int) -> None
 async def test_reading_from_an_unknown_collection_is_not_found(rooms: Rooms) -> None:
     with pytest.raises(NotFound, match="dox"):
         await rooms.documents.get("dox", ["a"], False, PATIENT_S)
+
+
+async def test_what_another_process_made_anew_is_read_from_the_new_generation(
+    rooms: Rooms,
+) -> None:
+    """The catalogue at hand is old: a document that is there must not be called missing."""
+    stale = StoredCatalogue(rooms.store)
+    old = await stale.get("docs")
+    reader = Documents(stale, rooms.store, 64, 0)
+    await rooms.admin.drop("docs")
+    await rooms.create()
+    await rooms.add(Document("new", "red green"))
+    collection, found, missing = await reader.get("docs", ["new"], False, PATIENT_S)
+    assert collection.generation > old.generation
+    assert [document.id for document, _ in found] == ["new"]
+    assert missing == []
+    await rooms.admin.drop("docs")
+    with pytest.raises(NotFound, match="collection 'docs' does not exist"):
+        await reader.get("docs", ["new"], False, PATIENT_S)
 
 
 async def test_reading_a_damaged_document_names_it(rooms: Rooms, store: FaultyStore) -> None:

@@ -17,6 +17,7 @@ from nestvec.query.plan import (
     DEFAULT_CLASS,
     Limits,
     Plan,
+    Planner,
     SearchClass,
     SearchOptions,
     make_plan,
@@ -165,3 +166,16 @@ def test_a_tier_longer_than_what_is_stored_is_refused_naming_re_encoding() -> No
     assert caught.value.field == "options.coarse_dim"
     assert "longer than the 16 dimensions that collection 'docs' stores" in caught.value.message
     assert "encode the texts again" in caught.value.message
+
+
+def test_a_planner_plans_as_without_it_and_keeps_what_comes_again() -> None:
+    planner = Planner(CLASSES, LIMITS)
+    for options in (SearchOptions(), SearchOptions(k=3), SearchOptions(coarse_dim=32)):
+        first = planner.plan(options, DOCS)
+        assert first == make_plan(options, CLASSES, LIMITS, DOCS)
+        assert planner.plan(options, DOCS) is first
+    # Tiers come and go, and a plan is of those that are there.
+    fewer = replace(DOCS, tiers=DOCS.tiers[-1:])
+    assert planner.plan(SearchOptions(), fewer).coarse_dim == DOCS.tiers[-1]
+    with pytest.raises(InvalidRequest):
+        planner.plan(SearchOptions(k=0), DOCS)

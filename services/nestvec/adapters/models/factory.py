@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from nestvec.adapters.models.adapted import ADAPTER_FILE, AdaptedModel
 from nestvec.adapters.models.card import CARD_FILE, card_in, read_card
 from nestvec.adapters.models.known import DEFAULT_FOLDER, find_known, known_models
 from nestvec.adapters.models.memory import HashModel
@@ -52,6 +53,11 @@ def load_model(settings: ModelSettings | str = "default") -> EmbeddingModel:
         return _endpoint(found.place, settings)
     if found.kind == "static":
         return StaticModel.load(Path(found.place), settings.card)
+    if found.kind == "adapted":
+        base = replace(settings, kind="auto", card=None)
+        return AdaptedModel.load(
+            Path(found.place), settings.card, lambda name: load_model(replace(base, model=name))
+        )
     return _transformer(found, settings)
 
 
@@ -97,13 +103,15 @@ def _kind_of(folder: Path, kind: Kind) -> Kind:
     """What runs the files in `folder`, unless `kind` says so already."""
     if kind != "auto":
         return kind
+    if (folder / ADAPTER_FILE).is_file():
+        return "adapted"
     if any((folder / name).is_file() for name in _TRANSFORMER_FILES):
         return "sentence_transformers"
     if (folder / WEIGHTS_FILE).is_file():
         return "static"
     raise ConfigError(
-        f"{folder} holds no model: expected {WEIGHTS_FILE} with a {CARD_FILE} (static), or a "
-        f"modules.json (sentence-transformers)"
+        f"{folder} holds no model: expected {WEIGHTS_FILE} with a {CARD_FILE} (static), "
+        f"{ADAPTER_FILE} with one (adapted), or a modules.json (sentence-transformers)"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from nestvec.adapters.models.card import ModelCard
 from nestvec.core.errors import ConfigError
 
-Kind = Literal["auto", "static", "sentence_transformers", "openai", "hash"]
+Kind = Literal["auto", "static", "sentence_transformers", "openai", "hash", "adapted"]
 OPENAI_URL = "https://api.openai.com/v1"
 
 

@@ -1,0 +1,232 @@
+"""`nestvec train`: a model that serves several dimensions, from pairs of texts (extra `train`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from nestvec.adapters.models.factory import load_model
+from nestvec.core.arrays import Floats
+from nestvec.core.errors import ConfigError
+from nestvec.core.ports import EmbeddingModel
+from nestvec.core.space import Prompts, Role, Space
+from nestvec.core.tiers import prepare
+from nestvec.training.extra import need
+from nestvec.training.measuring import measure_tiers
+from nestvec.training.pairs import Pair, read_pairs, split
+from nestvec.training.settings import Stage, TrainSettings
+from nestvec.training.teacher import Halfs, teacher_vectors
+from nestvec_cluster.cli_options import Json, numbers, out
+from nestvec_cluster.progress import Phases
+from nestvec_cluster.tables import dump_json
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_ENCODED_AT_ONCE = 256
+
+
+def train(
+    pairs: Annotated[Path, typer.Argument(help='JSON lines: {"query": ..., "document": ...}.')],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
+    base: Annotated[str, typer.Option(help="What to begin with: a folder, or a hub name.")],
+    dims: Annotated[str, typer.Option(help="Tiers, as 64,128,256; the full one is added.")] = "",
+    weights: Annotated[str, typer.Option(help="The loss's weights, one a tier, ascending.")] = "",
+    schedule: Annotated[
+        str,
+        typer.Option(help="Which tiers when: `0:768 0.3:256,768` begins with one, adds another."),
+    ] = "",
+    dims_per_step: Annotated[int, typer.Option(min=0, help="Draw so many tiers a step.")] = 0,
+    teacher: Annotated[
+        str | None, typer.Option(help="A model whose similarities are taught as well.")
+    ] = None,
+    distillation: Annotated[
+        float, typer.Option(min=0.0, help="The weight of what the teacher says.")
+    ] = 1.0,
+    contrastive: Annotated[float, typer.Option(min=0.0, help="The weight of the pairs.")] = 1.0,
+    negatives: Annotated[int, typer.Option(min=0, help="Hard negatives mined for a pair.")] = 0,
+    query_prompt: Annotated[str, typer.Option(help="Put before every query.")] = "",
+    document_prompt: Annotated[str, typer.Option(help="Put before every document.")] = "",
+    epochs: Annotated[float, typer.Option(help="How often each pair is seen.")] = 1.0,
+    batch: Annotated[int, typer.Option(min=2, help="Pairs at once.")] = 128,
+    rate: Annotated[
+        float | None, typer.Option(help="Of learning; 2e-3 for a static base, else 2e-5.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of order and draws.")] = 0,
+    work: Annotated[
+        Path | None, typer.Option(help="Keep checkpoints and the teacher's vectors here.")
+    ] = None,
+    checkpoint_steps: Annotated[
+        int, typer.Option(min=0, help="With --work: a checkpoint every so many steps; 0: none.")
+    ] = 500,
+    as_json: Json = False,
+) -> None:
+    """Train with the Matryoshka loss over in-batch negatives, and a teacher where one is named.
+
+    Writes a folder that `--model` takes, with a card of each tier's measured worth on pairs that
+    were held out. Run again with the same --work, it goes on after the last checkpoint.
+    """
+    from nestvec.training.bases import is_static, open_base
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there already; name a new folder")
+    need("accelerate")
+    phases = Phases(Console(stderr=True))
+    with phases.timed("read", "reading pairs and base"):
+        known = read_pairs(pairs)
+        model = open_base(base)
+    settings = TrainSettings(
+        dims=numbers(dims, "--dims"),
+        weights=_decimals(weights, "--weights"),
+        schedule=_stages(schedule),
+        dims_per_step=dims_per_step,
+        contrastive=contrastive,
+        distillation=distillation if teacher else 0.0,
+        negatives=negatives,
+        prompts=Prompts(query_prompt, document_prompt),
+        epochs=epochs,
+        batch=batch,
+        rate=rate or (2e-3 if is_static(model) else 2e-5),
+        seed=seed,
+        checkpoint_steps=checkpoint_steps if work else 0,
+    )
+    measured = train_to(
+        folder, model, known, settings, phases, base=base, teacher=teacher, work=work
+    )
+    _show(folder, measured, as_json)
+
+
+def train_to(
+    folder: Path,
+    model: SentenceTransformer,
+    pairs: Sequence[Pair],
+    settings: TrainSettings,
+    phases: Phases,
+    *,
+    base: str,
+    teacher: str | None = None,
+    work: Path | None = None,
+    finish: Callable[[SentenceTransformer], None] | None = None,
+) -> dict[str, Any]:
+    """Train, measure and save. finish: changes the trained model before it is measured. Returns
+    what was measured, as the card has it.
+    """
+    import tempfile
+
+    from nestvec.training.run import train as run_training
+    from nestvec.training.saving import save_model
+
+    full = model.get_embedding_dimension() or 0
+    settings.stages(full)
+    rows, held = split(pairs, settings.held_out, settings.seed)
+    chosen = [pairs[row] for row in rows]
+    with tempfile.TemporaryDirectory() as scratch:
+        place = work or Path(scratch)
+        taught: tuple[Halfs, ...] = ()
+        if teacher and settings.distillation:
+            taught = _taught(teacher, chosen, place / "teacher", phases)
+        with phases.timed("train", "training") as meter:
+            show: Callable[[int], None] | None = None
+
+            def report(done: int, total: int, loss: float | None) -> None:
+                nonlocal show
+                if show is None or loss is not None:
+                    doing = "training" if loss is None else f"training (loss {loss:.3f})"
+                    show = meter.count(doing, total)
+                show(done)
+
+            run_training(model, chosen, settings, place / "run", taught, report)
+        if finish:
+            finish(model)
+    with phases.timed("measure", "measuring the tiers"):
+        tiers = settings.tiers(full)
+        measured = measure_tiers([pairs[row] for row in held], _embed(model, settings), tiers)
+    space = Space(folder.name, full, "", tiers, prompts=settings.prompts)
+    provenance = {"base": base, "teacher": teacher or "", "pairs": len(chosen)}
+    provenance |= {key: value for key, value in asdict(settings).items() if value}
+    save_model(model, folder, space, measured, provenance)
+    return measured
+
+
+def _taught(name: str, pairs: Sequence[Pair], cache: Path, phases: Phases) -> tuple[Halfs, ...]:
+    teacher = load_model(name)
+    try:
+        with phases.timed("teacher", "asking the teacher") as meter:
+            sides = []
+            for role, column in ((Role.QUERY, 0), (Role.DOCUMENT, 1)):
+                texts = [pair[column] for pair in pairs]
+                report = meter.count(f"asking the teacher ({role.name.lower()}s)", len(texts))
+                fingerprint = teacher.space.fingerprint
+                encode = _encoder(teacher, role)
+                sides.append(teacher_vectors(texts, encode, cache, fingerprint, report))
+    finally:
+        teacher.close()
+    return tuple(sides)
+
+
+def _encoder(model: EmbeddingModel, role: Role) -> Callable[[list[str]], Floats]:
+    def encode(texts: list[str]) -> Floats:
+        prompted = [model.space.prompts.apply(text, role) for text in texts]
+        starts = range(0, len(prompted), _ENCODED_AT_ONCE)
+        parts = [model.embed(prompted[start : start + _ENCODED_AT_ONCE]) for start in starts]
+        return prepare(np.concatenate(parts), model.space)
+
+    return encode
+
+
+def _embed(
+    model: SentenceTransformer, settings: TrainSettings
+) -> Callable[[Sequence[str], str], Floats]:
+    def embed(texts: Sequence[str], role: str) -> Floats:
+        prompts = settings.prompts
+        prompt = prompts.query if role == "query" else prompts.document
+        prompted = [prompt + text for text in texts]
+        vectors: Floats = np.asarray(
+            model.encode(prompted, prompt="", show_progress_bar=False, normalize_embeddings=True),
+            np.float32,
+        )
+        return vectors
+
+    return embed
+
+
+def _decimals(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}: expected numbers with commas between", param_hint=option
+        ) from None
+
+
+def _stages(text: str) -> tuple[Stage, ...]:
+    stages = []
+    for part in text.split():
+        begin, colon, dims = part.partition(":")
+        (share,) = _decimals(begin, "--schedule") or (-1.0,)
+        if not colon or not 0 <= share < 1:
+            raise typer.BadParameter(
+                f"{part!r}: expected a share of the steps, a colon, and dims, as 0.3:256,768",
+                param_hint="--schedule",
+            )
+        stages.append(Stage(share, numbers(dims, "--schedule"), ()))
+    return tuple(stages)
+
+
+def _show(folder: Path, measured: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(dump_json({"folder": str(folder), "measured": measured}))
+        return
+    from rich.table import Table
+
+    table = Table("dims", "recall@1", "MRR", "agreement@10", "energy", box=None)
+    for dim, values in measured.get("tiers", {}).items():
+        table.add_row(dim, *(f"{value:.3f}" for value in values.values()))
+    out().print(table)
+    typer.echo(f"{folder} is a model: nestvec serve --model {folder}")

@@ -1,0 +1,110 @@
+"""What a training starts from: a static table or a transformer, as a SentenceTransformer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+
+from nestvec.core.arrays import Floats, Ids
+from nestvec.core.errors import ConfigError
+
+# Where a static model of ours keeps its table, as nestvec.adapters.models.static reads it.
+_INT8 = "embedding.int8"
+
+
+def open_base(place: str, device: str = "cpu") -> SentenceTransformer:
+    """The model in a folder, or of that name on the hub; a static one of ours among them.
+
+    Raises ConfigError when it cannot be loaded, or has no tokenizer of its own.
+    """
+    folder = Path(place)
+    if folder.is_dir():
+        _require_tokenizer(folder)
+        if (table := _own_table(folder)) is not None:
+            return static_base(table, read_tokenizer(folder / "tokenizer.json"))
+    try:
+        model = SentenceTransformer(place, device=device)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"base {place} cannot be loaded: {reason}; expected a static model of nestvec, a "
+            f"sentence-transformers folder, or a hub name that this machine reaches"
+        ) from error
+    if getattr(model, "tokenizer", None) is None:
+        raise ConfigError(f"base {place} has no tokenizer: nothing can turn its texts into tokens")
+    # A model may carry a length that its vectors are cut to; it is trained at its full one.
+    model.truncate_dim = None
+    return model
+
+
+def static_base(table: Floats, tokenizer: Tokenizer) -> SentenceTransformer:
+    """A model that is the mean of its tokens' rows. table: (vocabulary, dim) float32."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, table)], device="cpu")
+
+
+def is_static(model: SentenceTransformer) -> bool:
+    """Whether it can be served without torch."""
+    return len(model) == 1 and isinstance(model[0], StaticEmbedding)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json. Raises ConfigError."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001  the library raises bare Exception
+        raise ConfigError(f"{path}: cannot be read as a tokenizer ({error})") from None
+
+
+def _require_tokenizer(folder: Path) -> None:
+    """The library makes an empty tokenizer of a folder without one, and trains with it."""
+    names = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "tokenizer.model")
+    if not any(path.name in names for path in folder.rglob("*")):
+        raise ConfigError(
+            f"base {folder} has no tokenizer ({', '.join(names)}): nothing can turn texts into "
+            f"the tokens that it was trained on; copy it from where the weights are from"
+        )
+
+
+def _own_table(folder: Path) -> Floats | None:
+    from safetensors.numpy import load_file
+
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return None
+    tensors = load_file(weights)
+    if _INT8 not in tensors:
+        return None
+    rows = tensors[_INT8].astype(np.float32)
+    rows *= tensors["embedding.row_scale"].astype(np.float32)[:, None]
+    table: Floats = rows * tensors["embedding.column_scale"].astype(np.float32)
+    return table
+
+
+def token_vectors(teacher: SentenceTransformer, token_ids: Ids, batch: int = 1_024) -> Floats:
+    """(n, teacher's dim) float32, unit rows: the teacher's output for each token alone, between
+    the special tokens that it puts around every text.
+    """
+    import torch
+
+    tokenizer: Any = teacher.tokenizer
+    before, after = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if before is None or after is None:
+        raise ConfigError("the teacher's tokenizer has no [CLS] and [SEP]; take one of BERT's kind")
+    parts = []
+    for start in range(0, len(token_ids), batch):
+        tokens = torch.from_numpy(token_ids[start : start + batch])
+        around = [torch.full_like(tokens, before), tokens, torch.full_like(tokens, after)]
+        inputs = torch.stack(around, dim=1)
+        with torch.no_grad():
+            output = teacher({"input_ids": inputs, "attention_mask": torch.ones_like(inputs)})
+        parts.append(output["sentence_embedding"].numpy())
+    vectors: Floats = np.concatenate(parts).astype(np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors

@@ -1,0 +1,1 @@
+"""`make model`: the default model, from Debian's packages and a teacher."""
