@@ -16,7 +16,7 @@ from nestvec.client import (
     NestvecClient,
 )
 from nestvec.config import Settings, load_settings
-from nestvec.core.errors import InvalidRequest, StreamConflict, StreamTakenOver
+from nestvec.core.errors import InvalidRequest, NestvecError, StreamConflict, StreamTakenOver
 from nestvec_cluster.background import background_engine
 from tests.support.engine import SharedEngine
 from tests.support.faults import PATIENT_S
@@ -177,3 +177,16 @@ def test_versions_decide_between_writes_and_deletions(client: NestvecClient, doc
     report = client.index(docs, late)
     assert [failure.reason for failure in report.failures] == [IngestReason.STALE] * 2
     assert client.get(docs, ["a", "b"]).missing_ids == ("a", "b")
+
+
+def test_a_change_far_behind_the_first_message_is_refused(
+    client: NestvecClient, collection_name: str
+) -> None:
+    client.create_collection(collection_name)
+    texts = [IngestDocument(f"d{number}", f"passage number {number}") for number in range(100)]
+    client.index(collection_name, texts, batch_size=10, stream_id="changed later")
+    texts[57] = IngestDocument("d57", "quite another passage")
+    with pytest.raises(NestvecError, match="offset 57") as caught:
+        client.index(collection_name, texts, batch_size=10, stream_id="changed later")
+    assert isinstance(caught.value.__cause__ or caught.value, StreamConflict)
+    assert client.get(collection_name, ["d57"]).documents[0].text == "passage number 57"

@@ -128,12 +128,11 @@ class IngestRun:
     # --- sending --------------------------------------------------------------------------------
 
     def add(self, document: IngestDocument) -> IngestMessage | None:
-        """Take the next document. Returns a message when one is complete."""
-        if self._next_offset < self._resumed_at and not self._message.documents:
-            # Acknowledged to an earlier call: the server has compared the first message.
-            self._next_offset += 1
-            self._message.first_offset = self._next_offset
-            return None
+        """Take the next document. Returns a message when one is complete.
+
+        What an earlier call had acknowledged is sent as well: the server compares it, and neither
+        encodes nor writes it again. Left out, a change to it would pass without a word.
+        """
         wire, size = self._written(document)
         complete = None
         if self._message.documents and self._message_bytes + size > self._message_limit:
@@ -189,7 +188,7 @@ class IngestRun:
     def settle(self, response: ingest_pb2.IngestDocumentsResponse) -> None:
         """Count one acknowledgement, and tell of it."""
         if self._resumable and not self._answered:
-            self._resume(response.acknowledged_offset + 1)
+            self._resumed_at = response.acknowledged_offset + 1
         self._answered = True
         self._acknowledged = response.acknowledged_offset
         self._watermark = response.watermark
@@ -203,13 +202,6 @@ class IngestRun:
             self._on_progress(
                 IngestProgress(self._acknowledged, self._indexed, self._failed, failures)
             )
-
-    def _resume(self, offset: int) -> None:
-        """Leave out what is acknowledged, also what was begun to be written down."""
-        self._resumed_at = offset
-        if self._next_offset <= offset:
-            self._message = IngestMessage(first_offset=self._next_offset)
-            self._message_bytes = 0
 
     def _failure(self, error: ingest_pb2.IngestError) -> IngestFailure:
         mine = self._refused.pop(error.offset, None)
