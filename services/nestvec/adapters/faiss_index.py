@@ -65,6 +65,16 @@ def _is_installed(name: str) -> bool:
     return True
 
 
+_thread = threading.local()
+
+
+def _use_threads(faiss: Any, count: int) -> None:
+    """OpenMP's setting is of the calling thread, and asking for what is set already takes time."""
+    if getattr(_thread, "count", 0) != count:
+        faiss.omp_set_num_threads(count)
+        _thread.count = count
+
+
 class FaissFactory:
     """Builds the index of a segment. Fills ports.CoarseIndexFactory."""
 
@@ -89,7 +99,7 @@ class FaissFactory:
         # The setting is per calling thread (OpenMP), so each build and search makes its own. One
         # thread trains on 200,000 rows in 2 s; two wait for each other at every step, which on a
         # machine that others use has taken a minute.
-        self._faiss.omp_set_num_threads(1)
+        _use_threads(self._faiss, 1)
         if rows < self._exact_rows:
             return CpuIndex(self._faiss, self._filled("Flat", prefixes), "flat", self._threads)
         if self._gpu is not None:
@@ -139,7 +149,7 @@ class CpuIndex:
     ) -> tuple[Ids, Floats]:
         """See ports.CoarseIndex."""
         many = len(queries) >= _QUERIES_PER_THREAD
-        self._faiss.omp_set_num_threads(self._threads if many else 1)
+        _use_threads(self._faiss, self._threads if many else 1)
         if allowed is None:
             return self._search_all(np.ascontiguousarray(queries, np.float32), count)
         # FAISS keeps a pointer into the bitmap, not a copy: `bitmap` must outlive the call.

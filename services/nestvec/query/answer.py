@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
@@ -13,8 +14,7 @@ from nestvec.core.ports import RerankAnswer
 from nestvec.query.plan import Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A document and its cosine at the answer's scoring dimension."""
 
     document: Document
