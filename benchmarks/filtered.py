@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,18 +25,25 @@ import grpc
 import numpy as np
 import typer
 
-from nestvec.client import IngestDocument, NestvecClient, SearchResult
+from nestvec.client import IngestDocument, NestvecClient
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.filters import Filter, Range
-from nestvec.core.scoring import exact_scores
-from nestvec.quality.recall import Ranking, estimate_mean, outside, recall_at_k
-from nestvec.quality.timing import Timing, median_ratio, median_timing, summarise, timed
+from nestvec.quality.recall import Ranking, estimate_mean
+from nestvec.quality.timing import Timing, median_ratio, median_timing
 from nestvec.quality.truth import ExactSearch
 from nestvec.rpc.field_wire import filter_to_wire
 from nestvec.v1 import query_pb2, query_pb2_grpc
+from nestvec_cluster.bench_rounds import one_round
 from nestvec_cluster.bench_server import child
 from nestvec_cluster.machine import describe_machine
-from nestvec_cluster.measuring import HITS, encode_queries, index_all, wait_until_settled
+from nestvec_cluster.measuring import (
+    HITS,
+    Queries,
+    encode_queries,
+    index_all,
+    recalls,
+    wait_until_settled,
+)
 from nestvec_cluster.texts import read_texts, sample
 
 COLLECTION = "filtered"
@@ -44,7 +52,6 @@ SHARES = (0.5, 0.05, 0.005, 0.0001)
 _UNFILTERED = "none"
 _SHORTEST = 16
 _SEED = 0
-_BLOCK = 25
 _GET_AT_ONCE = 512
 _TIMEOUT_S = 60.0
 
@@ -91,7 +98,9 @@ def main(
         truth = _truth(client, order, lanes, vectors)
         tell("measuring recall")
         report: dict[str, Any] = {
-            lane.name: _quality(client, search_class, lane, asked, vectors, truth[lane.name])
+            lane.name: _quality(
+                client, search_class, lane, Queries(asked, vectors, truth[lane.name])
+            )
             for lane in lanes
         }
         timings = _latencies(address, search_class, lanes, asked, rounds)
@@ -151,23 +160,17 @@ def _quality(
     client: NestvecClient,
     search_class: str,
     lane: Lane,
-    asked: Sequence[str],
-    vectors: Floats,
-    truth: Sequence[Ranking],
+    queries: Queries,
 ) -> dict[str, Any]:
     results = [
         client.search(
             COLLECTION, text, search_class=search_class, k=HITS, filter=lane.filter, explain=True
         )
-        for text in asked
-    ]
-    recalls = [
-        _recall(client, result, vector, ranking)
-        for result, vector, ranking in zip(results, vectors, truth, strict=True)
+        for text in queries.texts
     ]
     explained = [one.explanation for one in results if one.explanation is not None]
     assert all(one.matching == lane.matching for one in explained), "not what was filtered"
-    recall = estimate_mean(recalls)
+    recall = estimate_mean(recalls(client, COLLECTION, queries, results))
     return {
         "recall_at_10": recall.mean,
         "recall_at_10_interval": [recall.low, recall.high],
@@ -177,15 +180,6 @@ def _quality(
         "coarse_ms": float(np.median([one.stages["coarse"] for one in explained])),
         "certificates": dict(Counter(one.certificate.value for one in results)),
     }
-
-
-def _recall(client: NestvecClient, result: SearchResult, vector: Floats, truth: Ranking) -> float:
-    hits = [hit.id for hit in result.hits]
-    exact: dict[str, float] = {}
-    if doubtful := outside(hits, truth, HITS):
-        scores = exact_scores(vector, _vectors(client, doubtful))
-        exact = dict(zip(doubtful, scores.tolist(), strict=True))
-    return recall_at_k(hits, truth, HITS, exact)
 
 
 def _latencies(
@@ -204,22 +198,17 @@ def _latencies(
     with grpc.insecure_channel(address) as channel:
         stub = query_pb2_grpc.QueryServiceStub(channel)
 
-        def ask(text: str, lane: str) -> object:
-            request = query_pb2.SearchRequest(
-                collection=COLLECTION, text=text, options=options[lane]
-            )
+        def ask(options: query_pb2.SearchOptions, text: str) -> object:
+            request = query_pb2.SearchRequest(collection=COLLECTION, text=text, options=options)
             return stub.Search(request, timeout=_TIMEOUT_S)
 
+        asking = {name: partial(ask, one) for name, one in options.items()}
         for number in range(rounds + 1):
             tell(f"latencies, round {number} of {rounds}" if number else "warming")
-            milliseconds: dict[str, list[float]] = {lane.name: [] for lane in lanes}
-            for first in range(0, len(asked), _BLOCK):
-                for name, elapsed in milliseconds.items():
-                    block = asked[first : first + _BLOCK]
-                    elapsed += [timed(ask, text, name)[1] for text in block]
+            measured = one_round(asking, asked)
             if number:
-                for name, elapsed in milliseconds.items():
-                    timings[name].append(summarise(elapsed))
+                for name, timing in measured.items():
+                    timings[name].append(timing)
     return timings
 
 

@@ -21,20 +21,11 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def _lanes(report: Mapping[str, Any]) -> Table:
-    table = Table(
-        title=(
-            f"{report['documents']:,} texts, {report['queries']:,} queries, 10 hits each; "
-            f"milliseconds"
-        ),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
+    title = (
+        f"{report['documents']:,} texts, {report['queries']:,} queries, 10 hits each; milliseconds"
     )
-    table.add_column("lane", no_wrap=True)
-    for heading in ("dims", "recall@10", "p50", "p95", "echoes", "qps", "fetched"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("dims", "recall@10", "p50", "p95", "echoes", "qps", "fetched")
+    table = report_table(title, "lane", *headings)
     echo = report["echo"]
     table.add_row(
         "bare echo", "", "", *_timing(echo), "1.00", f"{echo['qps']:,.0f}", "", style="dim"

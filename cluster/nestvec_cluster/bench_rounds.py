@@ -101,10 +101,10 @@ def measure_latencies(
         for name in target.classes:
             lanes[echo_of(name)] = _echo_lane(echo, payloads[name])
             lanes[name] = _class_lane(stub, target.collection, name)
-        _one_round(lanes, texts[:_BLOCK])  # warm
+        one_round(lanes, texts[:_BLOCK])  # warm
         timings: dict[str, list[Timing]] = {name: [] for name in lanes}
         for number in range(rounds):
-            for name, timing in _one_round(lanes, texts).items():
+            for name, timing in one_round(lanes, texts).items():
                 timings[name].append(timing)
             on_progress(number + 1)
     return timings
@@ -126,7 +126,8 @@ def _echo_lane(echo: Lane, payload: Payload) -> Lane:
     return lambda _: echo(request, timeout=_TIMEOUT_S)
 
 
-def _one_round(lanes: Mapping[str, Lane], texts: Sequence[str]) -> dict[str, Timing]:
+def one_round(lanes: Mapping[str, Lane], texts: Sequence[str]) -> dict[str, Timing]:
+    """Every text of every lane, which take turns in small blocks."""
     milliseconds: dict[str, list[float]] = {name: [] for name in lanes}
     for first in range(0, len(texts), _BLOCK):
         block = texts[first : first + _BLOCK]

@@ -24,67 +24,59 @@ another [bold]nestvec index FILE -c docs[/bold] and [bold]nestvec search TEXT -c
 """
 
 
+# In their order. Their options stand in modules that import much: loaded when they are called.
+_LATE = (
+    LateCommand(
+        "demo",
+        "Index real text and search it in all classes, with figures.",
+        "nestvec_cluster.demo:demo",
+    ),
+    LateCommand(
+        "adapt",
+        "Give a model tiers that it was never trained for.",
+        "nestvec_cluster.cli_adapt:adapt",
+    ),
+    LateCommand(
+        "train",
+        "Train a model that serves several dimensions, from pairs of texts.",
+        "nestvec_cluster.cli_training:train",
+    ),
+    LateCommand(
+        "bench",
+        "Measure latency, recall and memory on your own texts and queries.",
+        "nestvec_cluster.bench:bench",
+    ),
+    LateCommand(
+        "eval",
+        "Measure a model's tiers on documents that people judged.",
+        "nestvec_cluster.evaluate:evaluate",
+    ),
+    LateCommand(
+        "probe",
+        "Say whether a model is Matryoshka, and at which dimensions.",
+        "nestvec_cluster.probe:probe",
+    ),
+    LateCommand(
+        "conform",
+        "Hold an encoder endpoint against what a Matryoshka encoder must do.",
+        "nestvec_cluster.conform:conform",
+    ),
+)
+
+
 class Nestvec(Commands):
     """The commands in the order in which one meets them."""
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
-        # Their options stand in modules that import much: they are loaded when they are called.
-        self.add_command(
-            LateCommand(
-                "demo",
-                "Index real text and search it in all classes, with figures.",
-                "nestvec_cluster.demo:demo",
-            )
-        )
-        self.add_command(
-            LateCommand(
-                "bench",
-                "Measure latency, recall and memory on your own texts and queries.",
-                "nestvec_cluster.bench:bench",
-            )
-        )
-        self.add_command(
-            LateCommand(
-                "adapt",
-                "Give a model tiers that it was never trained for.",
-                "nestvec_cluster.cli_adapt:adapt",
-            )
-        )
-        self.add_command(
-            LateCommand(
-                "train",
-                "Train a model that serves several dimensions, from pairs of texts.",
-                "nestvec_cluster.cli_training:train",
-            )
-        )
-        self.add_command(
-            LateCommand(
-                "eval",
-                "Measure a model's tiers on documents that people judged.",
-                "nestvec_cluster.evaluate:evaluate",
-            )
-        )
-        self.add_command(
-            LateCommand(
-                "probe",
-                "Say whether a model is Matryoshka, and at which dimensions.",
-                "nestvec_cluster.probe:probe",
-            )
-        )
-        self.add_command(
-            LateCommand(
-                "conform",
-                "Hold an encoder endpoint against what a Matryoshka encoder must do.",
-                "nestvec_cluster.conform:conform",
-            )
-        )
+        for command in _LATE:
+            self.add_command(command)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """`demo` first, what measures last."""
-        late = ("adapt", "train", "bench", "eval", "probe", "conform")
-        known = [name for name in super().list_commands(ctx) if name not in ("demo", *late)]
-        return ["demo", *known, *late]
+        demo, *late = [str(command.name) for command in _LATE]
+        known = [name for name in super().list_commands(ctx) if name not in (demo, *late)]
+        return [demo, *known, *late]
 
 
 app = typer.Typer(

@@ -23,7 +23,7 @@ from nestvec.core.tiers import prepare
 from nestvec.training.agreement import Vectors, agreement
 from nestvec.training.head import HeadSettings, fit_head
 from nestvec.training.rotation import energy, fit_rotation
-from nestvec_cluster.cli_options import Json, numbers, out
+from nestvec_cluster.cli_options import Json, numbers, out, require_new
 from nestvec_cluster.progress import Phases
 from nestvec_cluster.tables import dump_json
 from nestvec_cluster.texts import read_texts, sample
@@ -70,7 +70,7 @@ def adapt(
     fingerprint, and does not load over another one. Each tier's agreement with the full search is
     measured before and after, and written into the card.
     """
-    _require_new(folder)
+    require_new(folder)
     phases = Phases(Console(stderr=True))
     fitted_on = sample(read_texts(texts, column), count, seed)
     asked = None if queries is None else sample(read_texts(queries, column), _HELD_OUT_MOST, seed)
@@ -95,11 +95,6 @@ def adapt(
     _show(folder, measured, as_json)
 
 
-def _require_new(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already; name a new folder")
-
-
 def _hold_out(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
     """(those to fit on, those to ask with). Raises ConfigError when there are too few."""
     count = min(_HELD_OUT_MOST, int(len(texts) * _HELD_OUT_SHARE))
@@ -111,11 +106,11 @@ def _hold_out(texts: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
 
 
 def _tiers(dims: str | None, full: int) -> tuple[int, ...]:
-    asked = numbers(dims, "--dims") or tuple(2**power for power in range(6, 16))
-    tiers = tuple(sorted({dim for dim in asked if 0 < dim < full} | {full}))
-    if dims and (wrong := [dim for dim in numbers(dims, "--dims") if not 0 < dim <= full]):
+    asked = numbers(dims, "--dims")
+    if wrong := [dim for dim in asked if not 0 < dim <= full]:
         raise typer.BadParameter(f"{wrong[0]}: expected 1 to {full}", param_hint="--dims")
-    return tiers
+    shorter = asked or tuple(2**power for power in range(6, 16))
+    return tuple(sorted({dim for dim in shorter if dim < full} | {full}))
 
 
 def _encode(model: EmbeddingModel, texts: Sequence[str], role: Role, meter: Meter) -> Floats:

@@ -15,6 +15,8 @@ from nestvec_cluster.completions import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from nestvec.client import NestvecClient
@@ -61,6 +63,7 @@ __all__ = [
     "declared_fields",
     "numbers",
     "out",
+    "require_new",
 ]
 
 
@@ -106,6 +109,14 @@ def declared_fields(texts: list[str] | None) -> dict[str, FieldType]:
     except InvalidRequest as error:
         raise typer.BadParameter(error.message, param_hint="--field") from None
     return {one.name: one.type for one in fields}
+
+
+def require_new(folder: Path) -> None:
+    """Raise ConfigError unless nothing stands there, or an empty folder."""
+    from nestvec.core.errors import ConfigError
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there already; name a new folder")
 
 
 def out() -> Console:

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from nestvec.adapters.models.factory import load_model
 from nestvec.core.arrays import Floats
-from nestvec.core.errors import ConfigError
 from nestvec.core.ports import EmbeddingModel
 from nestvec.core.space import Prompts, Role, Space
 from nestvec.core.tiers import prepare
@@ -22,7 +21,7 @@ from nestvec.training.measuring import measure_tiers
 from nestvec.training.pairs import Pair, read_pairs, split
 from nestvec.training.settings import Stage, TrainSettings
 from nestvec.training.teacher import Halfs, teacher_vectors
-from nestvec_cluster.cli_options import Json, numbers, out
+from nestvec_cluster.cli_options import Json, numbers, out, require_new
 from nestvec_cluster.progress import Phases
 from nestvec_cluster.tables import dump_json
 
@@ -74,8 +73,7 @@ def train(
     """
     from nestvec.training.bases import is_static, open_base
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already; name a new folder")
+    require_new(folder)
     need("accelerate")
     phases = Phases(Console(stderr=True))
     with phases.timed("read", "reading pairs and base"):

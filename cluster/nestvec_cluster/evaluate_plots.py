@@ -71,18 +71,9 @@ def width_plot(report: Mapping[str, Any], measure: str = VS_EXACT) -> str:
     widths = _widths(report)
 
     def draw(axes: Axes) -> None:
-        for number, (dim, tier) in enumerate(report["tiers"].items()):
-            axes.plot(
-                widths,
-                [one[measure] for one in tier["curve"]],
-                label=dim,
-                color=_COLOURS[number % len(_COLOURS)],
-                marker=_MARKS[number % len(_MARKS)],
-                markersize=4,
-            )
+        _tier_lines(axes, report, measure)
         axes.axhline(wanted, color="#666", ls="--", label=named)
         _log_widths(axes, widths)
-        axes.set_xlabel("candidates reranked")
         axes.set_ylabel(label)
 
     return _svg(draw)
@@ -93,21 +84,12 @@ def fetched_plot(report: Mapping[str, Any]) -> str:
     widths = _widths(report)
 
     def draw(axes: Axes) -> None:
-        for number, (dim, tier) in enumerate(report["tiers"].items()):
-            axes.plot(
-                widths,
-                [one["fetched_mean"] for one in tier["curve"]],
-                label=dim,
-                color=_COLOURS[number % len(_COLOURS)],
-                marker=_MARKS[number % len(_MARKS)],
-                markersize=4,
-            )
+        _tier_lines(axes, report, "fetched_mean")
         axes.plot(widths, widths, color="#666", ls="--", label="all of them")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         _log_widths(axes, widths)
-        axes.set_xlabel("candidates reranked")
         axes.set_ylabel("full vectors fetched, mean")
 
     return _svg(draw)
@@ -162,10 +144,24 @@ def _reranked(tier: Mapping[str, Any]) -> Mapping[str, Any]:
     return reranked
 
 
+def _tier_lines(axes: Axes, report: Mapping[str, Any], figure: str) -> None:
+    """One figure over candidate counts, a line a tier."""
+    for number, (dim, tier) in enumerate(report["tiers"].items()):
+        axes.plot(
+            _widths(report),
+            [one[figure] for one in tier["curve"]],
+            label=dim,
+            color=_COLOURS[number % len(_COLOURS)],
+            marker=_MARKS[number % len(_MARKS)],
+            markersize=4,
+        )
+
+
 def _log_widths(axes: Axes, widths: list[int]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(widths, [f"{one:,}" for one in widths])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("candidates reranked")
 
 
 def _svg(draw: Callable[[Axes], None]) -> str:

@@ -114,27 +114,12 @@ def print_evaluation(console: Console, report: Mapping[str, Any]) -> None:
         console.print(line, highlight=False)
 
 
-def _table(title: str, *headings: str) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    table.add_column("lane", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
 def _quality(report: Mapping[str, Any]) -> Table:
     title = (
         f"{report['golden']}: {report['documents']:,} documents, {report['queries']:,} queries, "
         f"{report['model']}"
     )
-    table = _table(title, "nDCG@10", "against full", "recall@10 of exact")
+    table = report_table(title, "lane", "nDCG@10", "against full", "recall@10 of exact")
     for name, one, style in _lanes(report):
         difference = one.get("minus_full", {}).get("ndcg_at_10")
         table.add_row(
@@ -148,7 +133,8 @@ def _quality(report: Mapping[str, Any]) -> Table:
 
 
 def _details(report: Mapping[str, Any]) -> Table:
-    table = _table("", "recall@10", "recall@100", "MRR@10", "p50 ms", "p95 ms", "bytes")
+    headings = ("recall@10", "recall@100", "MRR@10", "p50 ms", "p95 ms", "bytes")
+    table = report_table("", "lane", *headings)
     for name, one, style in _lanes(report):
         figures = [f"{one[key]:.4f}" for key in ("recall_at_10", "recall_at_100", "mrr_at_10")]
         speed = [f"{one[key]:.2f}" if key in one else "" for key in ("p50_ms", "p95_ms")]

@@ -243,7 +243,7 @@ def measure_quality(
     return ClassQuality(
         coarse_dim=results[0].coarse.dim,
         scoring_dim=results[0].scoring.dim,
-        recall=estimate_mean(_recalls(client, collection, queries, results)),
+        recall=estimate_mean(recalls(client, collection, queries, results)),
         candidates_mean=float(np.mean([one.candidates for one in explained])),
         fetched_mean=float(np.mean([one.fetched for one in explained])),
         fetched_p95=float(np.percentile([one.fetched for one in explained], 95)),
@@ -259,10 +259,11 @@ def measure_quality(
     )
 
 
-def _recalls(
+def recalls(
     client: NestvecClient, collection: str, queries: Queries, results: Sequence[SearchResult]
 ) -> list[float]:
-    recalls = []
+    """recall@10 of each result against the truth of its query."""
+    found = []
     for vector, truth, result in zip(queries.vectors, queries.truth, results, strict=True):
         hits = [hit.id for hit in result.hits]
         exact: dict[str, float] = {}
@@ -270,8 +271,8 @@ def _recalls(
             # Only their exact scores tell whether they tie with the truth's last.
             for ids, vectors in _stored(client, collection, doubtful):
                 exact |= zip(ids, exact_scores(vector, vectors).tolist(), strict=True)
-        recalls.append(recall_at_k(hits, truth, HITS, exact))
-    return recalls
+        found.append(recall_at_k(hits, truth, HITS, exact))
+    return found
 
 
 def _losses(results: Sequence[SearchResult], against: Sequence[SearchResult]) -> Losses:

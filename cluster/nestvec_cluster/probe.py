@@ -212,16 +212,9 @@ def make_card(space: Space, verdict: Verdict, texts: str) -> dict[str, Any]:
 
 
 def _print(console: Console, report: dict[str, Any], verdict: Verdict) -> None:
-    table = Table(
-        title=f"{report['model']}: agreement with full search at {report['dim']} dimensions",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    for heading in ("dims", "first", "random", "last", "effect", "p", "among 100", ""):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = f"{report['model']}: agreement with full search at {report['dim']} dimensions"
+    headings = ("dims", "first", "random", "last", "effect", "p", "among 100", "")
+    table = report_table(title, None, *headings)
     for one in verdict.tests:
         table.add_row(
             str(one.dim),

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nestvec.client import Backup, Restored, ShardSnapshot, TierChange, Verification
-from nestvec_cluster.tables import collection_data, one_line
+from nestvec_cluster.tables import collection_data, megabytes, one_line
 
 # Damaged documents that a person is shown; --json has a thousand.
 _SHOWN = 20
@@ -97,4 +97,4 @@ def restored_data(restored: Restored) -> dict[str, Any]:
 
 def size(nbytes: int) -> str:
     """In MB, or in bytes when there are few."""
-    return f"{nbytes:,} bytes" if nbytes < 1e6 else f"{nbytes / 1e6:,.1f} MB"
+    return f"{nbytes:,} bytes" if nbytes < 1e6 else megabytes(nbytes)

@@ -18,15 +18,9 @@ from nestvec.core.tiers import prepare
 from nestvec.quality.conformance import Finding, examine
 from nestvec.quality.endpoint import Subject
 from nestvec_cluster.encoder_endpoints import GrpcEndpoint
+from tests.nestvec.core.synthetic import unit
 from tests.support.cli import run_cli
-from tests.support.endpoints import (
-    TRAINED,
-    Fault,
-    a_model,
-    grpc_encoder,
-    openai_encoder,
-    unit,
-)
+from tests.support.endpoints import TRAINED, Fault, a_model, grpc_encoder, openai_encoder
 from tests.support.engine import SharedEngine
 
 LAYER_NORM = Recipe(layer_norm=True)

@@ -21,17 +21,14 @@ from nestvec.core.ports import (
     ShardVerification,
     SnapshotInfo,
     StoredDocument,
-    StoreDeletion,
     StoreRecord,
     TierStatus,
     VectorStore,
 )
-from nestvec.core.space import Space
 from nestvec.core.watermark import Watermark
 from tests.nestvec.core.synthetic import mrl_like
-from tests.support.stores import own_store
-
-SPACE = Space("test-mrl", 64, weights="1", trained_dims=(8, 16, 32, 64))
+from tests.support.rooms import SPACE
+from tests.support.stores import own_store, some_deletions
 
 
 @dataclass(slots=True)
@@ -153,7 +150,7 @@ async def remove(
     store: VectorStore, collection: Collection, names: Sequence[str], version: int = 9
 ) -> None:
     """Delete them."""
-    await store.delete(collection, [StoreDeletion(name, version) for name in names])
+    await store.delete(collection, some_deletions(names, version))
 
 
 async def contents(store: VectorStore, collection: Collection) -> dict[str, StoredDocument]:

@@ -24,6 +24,7 @@ from nestvec.core.space import Prompts, Recipe, Role, Space
 from nestvec.core.tiers import prepare
 from nestvec.rpc.wire import role_from_wire, space_to_wire
 from nestvec.v1 import common_pb2, encoder_pb2, encoder_pb2_grpc
+from tests.nestvec.core.synthetic import unit
 
 DIM = 64
 TRAINED = (16, 32, 64)
@@ -131,8 +132,3 @@ def grpc_encoder(
             yield f"127.0.0.1:{port}"
         finally:
             server.stop(None).wait()
-
-
-def unit(vectors: Floats) -> Floats:
-    scaled: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return scaled

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.adapters.models.memory import HashModel
-from nestvec.core.arrays import Floats
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_from_bytes
 from nestvec.core.errors import BudgetSpent, NotFound
@@ -17,53 +16,36 @@ from nestvec.core.placement import partitions_of
 from nestvec.core.ports import (
     CoarseAnswer,
     CoarseQuery,
-    Deleted,
     Placed,
     ShardVerification,
     SnapshotInfo,
-    StoreDeletion,
     StoreRecord,
     TierStatus,
 )
-from nestvec.core.space import Role
 from nestvec.core.watermark import Watermark
 from nestvec.encoder.app import EncoderApp
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Ack, Item, Outcome
 from nestvec.ingest.options import IngestOptions
 from tests.support.faults import Faults
+from tests.support.rooms import FaultyStore, SpyEncoder
+from tests.support.stores import live_ids
 
 # Nothing is waited for longer than a test needs.
 QUICK = IngestOptions(patience_s=0.05, purge_after_s=0.0, tidy_every_s=0.01)
 
 
-class FlakyStore(MemoryStore):
-    """A store in memory whose writes fail as `faults` says."""
+class FlakyStore(FaultyStore):
+    """A faulty store whose remaining calls fail too, and that keeps what it was asked to write."""
 
     def __init__(self, max_bytes: int | None = None) -> None:
         super().__init__(max_bytes)
-        self.faults = Faults()
         # Every record that was asked to be written.
         self.asked: list[StoreRecord] = []
 
     async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]:
         self.asked.extend(records)
-        await self.faults.begin("put")
-        placed = await super().put(collection, records)
-        await self.faults.end("put")
-        return placed
-
-    async def delete(
-        self, collection: Collection, deletions: Sequence[StoreDeletion]
-    ) -> list[Deleted]:
-        await self.faults.begin("delete")
-        deleted = await super().delete(collection, deletions)
-        await self.faults.end("delete")
-        return deleted
-
-    async def tidy(self, collection: Collection, upto: Mapping[int, int], keep: int) -> int:
-        await self.faults.begin("tidy")
-        return await super().tidy(collection, upto, keep)
+        return await super().put(collection, records)
 
     async def expire_tombstones(self, collection: Collection, before_ms: int) -> int:
         await self.faults.begin("expire_tombstones")
@@ -84,7 +66,7 @@ class FlakyStore(MemoryStore):
         await self.faults.begin("collections")
         return await super().collections()
 
-    def kept(self, collection: Collection) -> set[str]:
+    def kept_texts(self, collection: Collection) -> set[str]:
         """ "id: text" of every payload that is kept, live or not."""
         found = set()
         for partition in self._of(collection).partitions.values():
@@ -167,21 +149,6 @@ class FollowingShard:
         raise NotImplementedError
 
 
-class SpyingEncoder:
-    """Keeps what it was asked."""
-
-    def __init__(self, encoder: EncoderApp) -> None:
-        self.space = encoder.space
-        self.asked: list[tuple[list[str], Role]] = []
-        self.faults = Faults()
-        self._encoder = encoder
-
-    async def encode(self, texts: Sequence[str], role: Role, timeout_s: float) -> Floats:
-        self.asked.append((list(texts), role))
-        await self.faults.begin("encode")
-        return await self._encoder.encode(texts, role, timeout_s)
-
-
 class PlainCatalogue:
     """What the store lists, read every time."""
 
@@ -215,7 +182,7 @@ class Desk:
 
     store: FlakyStore
     shards: list[FollowingShard]
-    encoder: SpyingEncoder
+    encoder: SpyEncoder
     clock: WallClock
     ingest: IngestApp
     docs: Collection
@@ -237,8 +204,7 @@ class Desk:
 
     async def live(self) -> set[int]:
         """What the store's id map names."""
-        batches = self.store.live_ids(self.docs, range(self.docs.partitions))
-        return {internal async for batch in batches for internal in batch.tolist()}
+        return await live_ids(self.store, self.docs)
 
 
 @asynccontextmanager
@@ -253,7 +219,7 @@ async def open_desk(
     store = store or FlakyStore()
     clock = clock or WallClock()
     encoder = EncoderApp(HashModel(64))
-    spying = SpyingEncoder(encoder)
+    spying = SpyEncoder(encoder)
     if not await store.collections():
         await store.create_collection(
             Collection("docs", encoder.space, 64, (16,), partitions=8), {}

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nestvec.adapters.memory_index import NumpyFactory
-from nestvec.adapters.memory_partition import Entry, MemoryPartition
+from nestvec.adapters.memory_partition import MemoryPartition
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.adapters.models.memory import HashModel
+from nestvec.adapters.store_rules import LogEntry
 from nestvec.admin.app import AdminApp, CollectionWish, StoredCatalogue
 from nestvec.admin.tiers import drawn
 from nestvec.coarse.app import CoarseApp
@@ -330,7 +331,7 @@ class FaultyStore(MemoryStore):
         self._epoch += 1
 
 
-def _undo(partition: MemoryPartition, entry: Entry) -> None:
+def _undo(partition: MemoryPartition, entry: LogEntry) -> None:
     assert not entry.removed, "what was replaced is not kept by name: lose plain additions only"
     for sequence in entry.added:
         del partition.values[sequence]

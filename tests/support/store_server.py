@@ -62,11 +62,6 @@ class StoreServer:
         finally:
             os.kill(self._valkey.pid, signal.SIGCONT)
 
-    def calls_of(self, command: str) -> int:
-        """How often it ran `command` since it started."""
-        stats = self.redis.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})
-        return int(stats["calls"])
-
     @contextmanager
     def full(self) -> Iterator[None]:
         """It refuses writes, whatever it frees meanwhile."""

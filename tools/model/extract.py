@@ -41,7 +41,7 @@ def texts(cache: Path) -> Iterator[Text]:
 def _all(cache: Path) -> Iterator[Text]:
     for name, short, rest in descriptions(cache):
         yield Text(f"{name}: {short}", rest or short, "descriptions")
-    yield from _wordnet(cache / "wordnet-base" / "usr/share/wordnet")
+    yield from _wordnet(cache)
     for name in ("gcide", "foldoc", "jargon", "vera"):
         yield from _dictionary(cache / f"dict-{name}" / "usr/share/dictd", name)
     for package in PACKAGES:
@@ -77,29 +77,26 @@ def _tidy(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" -¶")
 
 
-def _wordnet(folder: Path) -> Iterator[Text]:
-    """Source of the format: wndb(5WN)."""
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in (folder / f"data.{part}").read_text(encoding="utf-8").splitlines():
-            if line.startswith("  "):
-                continue
-            facts, _, gloss = line.partition("|")
-            fields = facts.split()
-            words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-            title = ", ".join(re.sub(r"\(\w+\)", "", word).replace("_", " ") for word in words)
-            yield Text(title, gloss, "wordnet-base")
-
-
-def wordnet_fields(cache: Path) -> dict[str, int]:
-    """By gloss, as `texts` gives it, the number of the lexicographer's file: 8 is noun.body."""
-    fields = {}
+def _synsets(cache: Path) -> Iterator[tuple[list[str], str]]:
+    """Fields and gloss of each line. Source of the format: wndb(5WN)."""
     for part in ("noun", "verb", "adj", "adv"):
         data = cache / "wordnet-base" / "usr/share/wordnet" / f"data.{part}"
         for line in data.read_text(encoding="utf-8").splitlines():
             if not line.startswith("  "):
                 facts, _, gloss = line.partition("|")
-                fields[_tidy(gloss)] = int(facts.split()[1])
-    return fields
+                yield facts.split(), gloss
+
+
+def _wordnet(cache: Path) -> Iterator[Text]:
+    for fields, gloss in _synsets(cache):
+        words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
+        title = ", ".join(re.sub(r"\(\w+\)", "", word).replace("_", " ") for word in words)
+        yield Text(title, gloss, "wordnet-base")
+
+
+def wordnet_fields(cache: Path) -> dict[str, int]:
+    """By gloss, as `texts` gives it, the number of the lexicographer's file: 8 is noun.body."""
+    return {_tidy(gloss): int(fields[1]) for fields, gloss in _synsets(cache)}
 
 
 def _dictionary(folder: Path, name: str) -> Iterator[Text]:

@@ -172,7 +172,7 @@ def _without_credentials(location: str) -> str:
 def _clean(message: str, location: str) -> str:
     """A library's words, without the credentials that a URL may have held."""
     if "://" in location:
-        for secret in filter(None, (urlsplit(location).netloc.rpartition("@")[0],)):
-            for part in (secret, *secret.split(":")):
-                message = message.replace(part, "***") if len(part) > 3 else message
+        secret = urlsplit(location).netloc.rpartition("@")[0]
+        for part in (secret, *secret.split(":")):
+            message = message.replace(part, "***") if len(part) > 3 else message
     return message

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nestvec.adapters.store_rules import LogEntry, batch_of
 from nestvec.core.arrays import Ids
 from nestvec.core.placement import internal_id
 from nestvec.core.ports import (
@@ -19,17 +20,7 @@ from nestvec.core.ports import (
     StoreDeletion,
     StoreRecord,
 )
-from nestvec.core.watermark import follows, sequence_of, split_sequence
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One change in the log. added, removed: sequences."""
-
-    first: int
-    last: int
-    added: tuple[int, ...]
-    removed: tuple[int, ...]
+from nestvec.core.watermark import sequence_of, split_sequence
 
 
 @dataclass
@@ -42,7 +33,7 @@ class MemoryPartition:
     ids: dict[str, tuple[int, int]] = field(default_factory=dict)
     tombstones: dict[str, tuple[int, int]] = field(default_factory=dict)
     values: dict[int, tuple[bytes | None, bytes | None]] = field(default_factory=dict)
-    log: deque[Entry] = field(default_factory=deque)
+    log: deque[LogEntry] = field(default_factory=deque)
     sequence: int = 0
     tidied: int = 0
 
@@ -64,7 +55,7 @@ class MemoryPartition:
                 removed.append(sequence)
             placed.append(Placed(self._internal(new), self._internal(sequence), record.version))
         if added:
-            self.log.append(Entry(added[0], added[-1], tuple(added), tuple(removed)))
+            self.log.append(LogEntry(added[0], added[-1], tuple(added), tuple(removed)))
         return placed
 
     def delete(self, deletions: list[StoreDeletion], epoch: int, now_ms: int) -> list[Deleted]:
@@ -90,27 +81,13 @@ class MemoryPartition:
                 )
             )
         if taken:
-            self.log.append(Entry(taken[0], taken[-1], (), tuple(removed)))
+            self.log.append(LogEntry(taken[0], taken[-1], (), tuple(removed)))
         return deleted
 
     def read(self, after: int, limit: int) -> LogBatch | None:
         """Entries after a position, up to a discontinuity or about `limit` documents."""
-        entries: list[Entry] = []
-        count = 0
-        for entry in self.log:
-            if entry.last <= after:
-                continue
-            if entries and (count >= limit or not follows(entries[-1].last, entry.first)):
-                break
-            entries.append(entry)
-            count += len(entry.added) + len(entry.removed)
-        if not entries:
-            return None
-        removed = [sequence for entry in entries for sequence in entry.removed]
-        gone = set(removed)
-        added = [s for entry in entries for s in entry.added if s not in gone]
-        first, last = entries[0].first, entries[-1].last
-        return LogBatch(self.number, first, last, self._internals(added), self._internals(removed))
+        unread = (entry for entry in self.log if entry.last > after)
+        return batch_of(self.number, unread, limit)
 
     def tidy(self, upto: int, keep: int) -> int:
         """Free what entries up to a position removed, then trim. Returns how many were freed."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from nestvec.adapters.memory_partition import MemoryPartition
 from nestvec.adapters.store_rules import (
-    DIGEST_BYTES,
     STREAM_KEPT_S,
     by_partition,
     external_id_in,
@@ -34,6 +33,7 @@ from nestvec.core.ports import (
     StoreUsage,
     StreamState,
 )
+from nestvec.core.stream_digest import DIGEST_BYTES
 from nestvec.core.watermark import split_sequence
 
 _IDS_PER_BATCH = 1000
@@ -103,8 +103,7 @@ class MemoryStore:
     async def update_collection(
         self, collection: Collection, added: Mapping[str, bytes], dropped: Sequence[str] = ()
     ) -> None:
-        listed = self._catalogue.get(collection.name)
-        if listed is None or listed.generation != collection.generation:
+        if not await self.lists(collection):
             raise NotFound("collection", f"{collection.name}/{collection.generation}")
         self._catalogue[collection.name] = collection
         assets = self._of(collection).assets
@@ -113,8 +112,7 @@ class MemoryStore:
         assets.update(added)
 
     async def drop_collection(self, collection: Collection) -> None:
-        listed = self._catalogue.get(collection.name)
-        if listed is not None and listed.generation == collection.generation:
+        if await self.lists(collection):
             del self._catalogue[collection.name]
         self._generations.pop((collection.name, collection.generation), None)
 

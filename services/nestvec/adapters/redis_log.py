@@ -10,19 +10,18 @@ All numbers are big-endian. Sequences of an entry are consecutive: the first fol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_keys import SEQUENCE_BYTES, VERSION_BYTES, Keyspace, PartitionKeys
 from nestvec.adapters.redis_pool import Command
 from nestvec.adapters.redis_reads import RedisReads
 from nestvec.adapters.redis_scripts import EXPIRE, TIDY
+from nestvec.adapters.store_rules import LogEntry, batch_of
 from nestvec.core.collection import Collection
 from nestvec.core.errors import CorruptVector
-from nestvec.core.placement import internal_ids
 from nestvec.core.ports import LogBatch
-from nestvec.core.watermark import follows, sequence_of, split_sequence
+from nestvec.core.watermark import sequence_of, split_sequence
 
 # One turn of the server's thread frees about so many documents, and one call takes so many turns.
 _FREED_PER_TURN = 1000
@@ -32,22 +31,7 @@ _TOMBSTONES_PER_TURN = 1000
 _LENGTH_BYTES = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One change. added, removed: sequences."""
-
-    first: int
-    last: int
-    added: range
-    removed: list[int]
-
-    @property
-    def size(self) -> int:
-        """How many documents it touches."""
-        return len(self.added) + len(self.removed)
-
-
-def read_log_entry(name: bytes, fields: list[bytes]) -> Entry | None:
+def read_log_entry(name: bytes, fields: list[bytes]) -> LogEntry | None:
     """What an entry of the stream says, or None when it cannot be read."""
     value = fields[1] if fields[:1] == [b"b"] else b""
     epoch, _, count = name.partition(b"-")
@@ -57,12 +41,12 @@ def read_log_entry(name: bytes, fields: list[bytes]) -> Entry | None:
     if value[:1] == b"p" and (len(value) - 1) % SEQUENCE_BYTES == 0:
         replaced = [_sequence(value, at) for at in range(1, len(value), SEQUENCE_BYTES)]
         first = last - len(replaced) + 1
-        return Entry(first, last, range(first, last + 1), [one for one in replaced if one])
+        return LogEntry(first, last, range(first, last + 1), [one for one in replaced if one])
     deleted = _deleted(value) if value[:1] == b"d" else None
     if deleted is None:
         return None
     first = last - len(deleted) + 1
-    return Entry(first, last, range(0), [one for one in deleted if one])
+    return LogEntry(first, last, range(0), [one for one in deleted if one])
 
 
 def _deleted(value: bytes) -> list[int] | None:
@@ -121,7 +105,7 @@ class RedisLog:
         sizes = [entry.size for entries in read for entry in entries if entry is not None]
         if sizes:
             self._documents_per_entry = max(1.0, sum(sizes) / len(sizes))
-        batches = [_batch(p, entries, each) for p, entries in zip(after, read, strict=True)]
+        batches = [batch_of(p, entries, each) for p, entries in zip(after, read, strict=True)]
         return [batch for batch in batches if batch is not None]
 
     async def tidy(self, collection: Collection, upto: Mapping[int, int], keep: int) -> int:
@@ -176,33 +160,6 @@ def _tidy_call(keys: PartitionKeys, partition: int, upto: int, keep: int) -> Com
         keep,
         _ENTRIES_PER_TURN,
         _FREED_PER_TURN,
-    )
-
-
-def _batch(partition: int, entries: Iterable[Entry | None], limit: int) -> LogBatch | None:
-    """Consecutive entries in one, up to a discontinuity or about `limit` documents."""
-    taken: list[Entry] = []
-    count = 0
-    for entry in entries:
-        if entry is None:
-            if taken:
-                break
-            continue
-        if taken and (count >= limit or not follows(taken[-1].last, entry.first)):
-            break
-        taken.append(entry)
-        count += entry.size
-    if not taken:
-        return None
-    removed = [sequence for entry in taken for sequence in entry.removed]
-    gone = set(removed)
-    added = [sequence for entry in taken for sequence in entry.added if sequence not in gone]
-    return LogBatch(
-        partition,
-        taken[0].first,
-        taken[-1].last,
-        internal_ids([partition] * len(added), added),
-        internal_ids([partition] * len(removed), removed),
     )
 
 

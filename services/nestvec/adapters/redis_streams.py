@@ -12,14 +12,10 @@ from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_keys import Keyspace
 from nestvec.adapters.redis_pool import Command
 from nestvec.adapters.redis_scripts import ADVANCE
-from nestvec.adapters.store_rules import (
-    DIGEST_BYTES,
-    STREAM_KEPT_S,
-    require_whole_digests,
-    stream_refusal,
-)
+from nestvec.adapters.store_rules import STREAM_KEPT_S, require_whole_digests, stream_refusal
 from nestvec.core.collection import Collection
 from nestvec.core.ports import StreamState
+from nestvec.core.stream_digest import DIGEST_BYTES
 
 _OFFSETS_PER_CHUNK = 1 << 16
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from nestvec.core.collection import Collection
 from nestvec.core.document import payload_from_bytes
 from nestvec.core.errors import CorruptVector, InvalidRequest
-from nestvec.core.placement import partition_of
-from nestvec.core.ports import StoredDocument, StoreDeletion, StoreRecord
+from nestvec.core.placement import internal_ids, partition_of
+from nestvec.core.ports import LogBatch, StoredDocument, StoreDeletion, StoreRecord
+from nestvec.core.stream_digest import DIGEST_BYTES
+from nestvec.core.watermark import follows
 
-DIGEST_BYTES = 4
 STREAM_KEPT_S = 7 * 24 * 3600
 
 Change = TypeVar("Change", StoreRecord, StoreDeletion)
@@ -60,6 +62,50 @@ def require_restorable(documents: Sequence[StoredDocument], position: int) -> No
             raise InvalidRequest(
                 f"documents.{at}.sequence", f"{one.sequence}, expected 1 to position {position}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One change in the log. added, removed: sequences."""
+
+    first: int
+    last: int
+    added: Sequence[int]
+    removed: Sequence[int]
+
+    @property
+    def size(self) -> int:
+        """How many documents it touches."""
+        return len(self.added) + len(self.removed)
+
+
+def batch_of(partition: int, entries: Iterable[LogEntry | None], limit: int) -> LogBatch | None:
+    """Consecutive entries in one, up to a discontinuity or about `limit` documents. None stands for
+    an entry that cannot be read.
+    """
+    taken: list[LogEntry] = []
+    count = 0
+    for entry in entries:
+        if entry is None:
+            if taken:
+                break
+            continue
+        if taken and (count >= limit or not follows(taken[-1].last, entry.first)):
+            break
+        taken.append(entry)
+        count += entry.size
+    if not taken:
+        return None
+    removed = [sequence for entry in taken for sequence in entry.removed]
+    gone = set(removed)
+    added = [sequence for entry in taken for sequence in entry.added if sequence not in gone]
+    return LogBatch(
+        partition,
+        taken[0].first,
+        taken[-1].last,
+        internal_ids([partition] * len(added), added),
+        internal_ids([partition] * len(removed), removed),
+    )
 
 
 def external_id_in(payload: bytes | None) -> str | None:

@@ -117,9 +117,7 @@ async def _write(store: VectorStore, collection: Collection, place: _Place) -> B
         partition: await _write_partition(store, collection, partition, place)
         for partition in range(collection.partitions)
     }
-    if collection.generation not in {
-        one.generation for one in await store.collections() if one.name == collection.name
-    }:
+    if not await store.lists(collection):
         raise NotFound("collection", collection.name, "it was dropped while it was backed up")
     manifest = BackupManifest(collection, assets, partitions)
     await place.write(_MANIFEST, manifest.to_bytes())

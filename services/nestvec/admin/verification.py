@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,11 +58,7 @@ async def verify(
         damaged=len(damaged),
         repaired=False,
     )
-    if not repair or report.consistent:
-        return report
-    return VerificationReport(
-        report.tiers, report.store_documents, report.damaged_ids, report.damaged, repaired=True
-    )
+    return replace(report, repaired=repair and not report.consistent)
 
 
 async def _named(store: VectorStore, collection: Collection, ids: Ids) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from nestvec.coarse.field_columns import FieldTable
 from nestvec.coarse.served import Served, indexed_ids, to_its_end
 from nestvec.coarse.snapshot import LoadedShard, ShardSnapshots
-from nestvec.coarse.stored_rows import LeftOut, RowSource
+from nestvec.coarse.stored_rows import RowSource
 from nestvec.coarse.tier import Tier
 from nestvec.concurrency import BoundedExecutor
 from nestvec.core.arrays import Ids
@@ -76,24 +76,25 @@ class Opener:
         async for ids in self._store.live_ids(served.collection, served.mine):
             pending.append(ids)
             if sum(map(len, pending)) >= self._batch:
-                left_out += _total(await self._fill(served, list(served.tiers.values()), pending))
+                left_out += await self._fill(served, served.all_tiers(), pending)
                 pending = []
         if pending:
-            left_out += _total(await self._fill(served, list(served.tiers.values()), pending))
+            left_out += await self._fill(served, served.all_tiers(), pending)
         if left_out:
             _log.warning(
                 "coarse.vectors_left_out", collection=served.collection.name, vectors=left_out
             )
 
-    async def _fill(self, served: Served, tiers: list[Tier], parts: list[Ids]) -> LeftOut:
+    async def _fill(self, served: Served, tiers: list[Tier], parts: list[Ids]) -> int:
+        """How many vectors could not be indexed."""
         # A scan may name an id twice.
         ids = np.unique(np.concatenate(parts))
-        gone = damaged = 0
+        count = 0
         for start in range(0, len(ids), self._batch):
             some = await self._rows.read(served.collection, ids[start : start + self._batch])
             left_out = await to_its_end(self._rows.index_in(served.collection, tiers, some))
-            gone, damaged = gone + left_out.gone, damaged + left_out.damaged
-        return LeftOut(gone, damaged)
+            count += left_out.gone + left_out.damaged
+        return count
 
     # --- from a snapshot ------------------------------------------------------------------------
 
@@ -161,7 +162,3 @@ class Opener:
                 served.tiers = {one: tiers[one] for one in sorted(tiers)}
         finally:
             served.building.pop(dim, None)
-
-
-def _total(left_out: LeftOut) -> int:
-    return left_out.gone + left_out.damaged

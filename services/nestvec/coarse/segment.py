@@ -68,16 +68,7 @@ class Columns:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (
-            self.ids,
-            self.prefixes.codes,
-            self.prefixes.scales,
-            self.sketch.bits,
-            self.sketch.head_norms,
-            self.sketch.tail_norms,
-            self.sketch.corrections,
-        )
-        return sum(array.nbytes for array in arrays) + self.fields.nbytes
+        return sum(array.nbytes for array in self.arrays().values())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every column by name, n rows each: for a snapshot. `from_arrays` reverses it."""

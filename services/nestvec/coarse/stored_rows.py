@@ -57,12 +57,10 @@ class RowSource:
         return StoredRows(ids, vectors, fields)
 
     async def _fields(self, collection: Collection, ids: Ids) -> list[Mapping[str, FieldValue]]:
-        names = frozenset(one.name for one in collection.fields)
         fields: list[Mapping[str, FieldValue]] = []
         for start in range(0, len(ids), _PAYLOADS_AT_ONCE):
             some = ids[start : start + _PAYLOADS_AT_ONCE]
-            payloads = await self._store.payloads(collection, some)
-            fields += [_fields_in(payload, names) for payload in payloads]
+            fields += declared_fields(collection, await self._store.payloads(collection, some))
         return fields
 
     async def index(self, served: Served, rows: StoredRows, removed: Ids = _NONE) -> LeftOut:
@@ -113,6 +111,14 @@ def searchable_rows(vectors: Floats, shortest: int) -> Bools:
         heads = np.linalg.norm(vectors[:, :shortest], axis=1)
         searchable: Bools = (np.abs(lengths - 1.0) < _ROUNDING) & (heads > 0.0)
     return searchable
+
+
+def declared_fields(
+    collection: Collection, payloads: Sequence[bytes | None]
+) -> list[Mapping[str, FieldValue]]:
+    """Those of each payload that the collection declares."""
+    names = frozenset(one.name for one in collection.fields)
+    return [_fields_in(payload, names) for payload in payloads]
 
 
 def _fields_in(payload: bytes | None, names: frozenset[str]) -> Mapping[str, FieldValue]:

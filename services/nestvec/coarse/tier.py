@@ -21,7 +21,7 @@ from nestvec.coarse.segment import (
     concatenate,
     encode_columns,
 )
-from nestvec.core.arrays import Floats, Ids
+from nestvec.core.arrays import Floats
 from nestvec.core.document import FieldValue
 from nestvec.core.filters import Filter, validate
 from nestvec.core.ports import CoarseHits, CoarseIndexFactory, TierStatus
@@ -202,9 +202,3 @@ def _newly_dead(before: View, after: View | None) -> np.ndarray:
         return was
     now = np.ones(size, np.bool_) if after.alive is None else after.alive
     return was & ~now
-
-
-def ids_of(state: TierState) -> Ids:
-    """Every live id, ascending: for comparing a tier with the store."""
-    parts = [view.live_columns().ids for view in state.views]
-    return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)

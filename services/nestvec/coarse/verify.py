@@ -15,7 +15,7 @@ from nestvec.coarse.field_columns import NO_FIELDS, FieldTable
 from nestvec.coarse.follower import Follower
 from nestvec.coarse.segment import CoarseRows, Columns, encode_columns
 from nestvec.coarse.served import Served, indexed_ids, to_its_end
-from nestvec.coarse.stored_rows import RowSource, StoredRows, decoded
+from nestvec.coarse.stored_rows import RowSource, StoredRows, declared_fields, decoded
 from nestvec.coarse.tier import Tier, TierState
 from nestvec.concurrency import BoundedExecutor
 from nestvec.core.arrays import Bools, Ids
@@ -162,7 +162,8 @@ class Verifier:
         for start in range(0, len(live), _READ_AT_ONCE):
             ids = live[start : start + _READ_AT_ONCE]
             payloads = await self._store.payloads(collection, ids)
-            stored = await self._rows.read(collection, ids)
+            fields = declared_fields(collection, payloads) if collection.fields else None
+            stored = StoredRows(ids, await self._store.vectors(collection, ids), fields)
             inspect = partial(_inspect, collection, stored, payloads)
             rows, unreadable = await self._threads.run("verify", None, inspect)
             damaged.append(ids[unreadable])

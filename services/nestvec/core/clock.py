@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 _COUNTER_BITS = 13
 _REGION_BITS = 8
-_LOW_BITS = _COUNTER_BITS + _REGION_BITS
 MAX_REGION = (1 << _REGION_BITS) - 1
 MAX_VERSION = (1 << 63) - 1
 
@@ -39,8 +38,3 @@ class HybridClock:
     def observe(self, version: int) -> None:
         """Never make a version below this one, which another clock has made."""
         self._last = max(self._last, version >> _REGION_BITS)
-
-
-def milliseconds_of(version: int) -> int:
-    """When a clock made it, in milliseconds since 1970."""
-    return version >> _LOW_BITS

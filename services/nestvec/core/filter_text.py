@@ -176,17 +176,11 @@ def _field(node: ast.expr) -> str | None:
 
 def _joined(parts: list[Filter]) -> Filter:
     """A chain's links as one: `2019 < year <= 2024` is one range."""
-    if len(parts) == 1:
-        return parts[0]
-    if len(parts) == 2:
-        match parts:
-            case [Range() as first, Range() as second] if first.field == second.field:
-                one, other = _bounds(first), _bounds(second)
-                if not one.keys() & other.keys():
-                    return Range(first.field, **one, **other)
+    match parts:
+        case [only]:
+            return only
+        case [Range() as first, Range() as second] if first.field == second.field:
+            one, other = first.bounds(), second.bounds()
+            if not one.keys() & other.keys():
+                return Range(first.field, **one, **other)
     return AllOf(tuple(parts))
-
-
-def _bounds(one: Range) -> dict[str, FieldValue]:
-    names = ("greater_than", "at_least", "less_than", "at_most")
-    return {name: bound for name in names if (bound := getattr(one, name)) is not None}

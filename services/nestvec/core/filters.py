@@ -17,6 +17,8 @@ from nestvec.core.fields import RANGED, FieldSchema, column_value, declared
 MAX_DEPTH = 16
 MAX_NODES = 1024
 MAX_VALUES = 10_000
+# Of a range, as its attributes and the fields of its message are called.
+BOUNDS = ("greater_than", "at_least", "less_than", "at_most")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class Range:
     at_least: FieldValue | None = None
     less_than: FieldValue | None = None
     at_most: FieldValue | None = None
+
+    def bounds(self) -> dict[str, FieldValue]:
+        """Those that there are, by name."""
+        return {name: bound for name in BOUNDS if (bound := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +173,7 @@ class _Checker:
             )
         bounds = {
             name: column_value(schema, bound, f"{path}.{name}")
-            for name in ("greater_than", "at_least", "less_than", "at_most")
-            if (bound := getattr(wanted, name)) is not None
+            for name, bound in wanted.bounds().items()
         }
         if not bounds:
             raise InvalidRequest(path, f"no bound for field {schema.name!r}; give one or more")

@@ -36,7 +36,7 @@ def wall_clock_ms() -> int:
 
 
 class IngestApp:
-    """Writing and deleting. One process writes a collection."""
+    """Writing and deleting. Several processes may write a collection: versions decide."""
 
     def __init__(
         self,

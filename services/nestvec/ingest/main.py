@@ -1,6 +1,6 @@
 """Serve writing and the administration of collections on their own.
 
-The two share a process: a collection has one writer, and who creates or drops it must be that one.
+The two share a process: both change what the shards serve, and neither is asked often.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class ResumableStream:
 
 
 class Streams:
-    """Which connection has which stream. In one process, as one process writes a collection."""
+    """Which connection has which stream, among those of this process."""
 
     def __init__(self, store: VectorStore, finishing: Finishing) -> None:
         self.store = store

@@ -122,7 +122,7 @@ class Tidier:
                 await self._pay(debt)
             except NotFound:
                 # Dropped; or its shards have not opened it yet.
-                if await self._is_gone(debt.collection):
+                if not await self._store.lists(debt.collection):
                     self._settle(debt)
             except NestvecError as error:
                 failed = error
@@ -155,10 +155,6 @@ class Tidier:
 
     def _settle(self, debt: _Debt) -> None:
         self._debts.pop((debt.collection.name, debt.collection.generation), None)
-
-    async def _is_gone(self, collection: Collection) -> bool:
-        key = collection.name, collection.generation
-        return key not in [(one.name, one.generation) for one in await self._store.collections()]
 
     async def _expire(self) -> None:
         """Forget old deletions: a write older than these could now bring its document back."""

@@ -10,6 +10,7 @@ from nestvec.core.document import FieldValue
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.fields import FieldSchema, FieldType
 from nestvec.core.filters import (
+    BOUNDS,
     AllOf,
     AnyOf,
     Exists,
@@ -21,8 +22,6 @@ from nestvec.core.filters import (
 )
 from nestvec.rpc.decoding import require_known
 from nestvec.v1 import common_pb2
-
-_BOUNDS = ("greater_than", "at_least", "less_than", "at_most")
 
 # --- values ---------------------------------------------------------------------------------------
 
@@ -130,11 +129,7 @@ def _to_wire(wanted: Filter, path: str, depth: int, size: FilterSize) -> common_
             any_of = common_pb2.FieldAnyOf(field=field, values=map(value_to_wire, values))
             return common_pb2.Filter(any_of=any_of)
         case Range():
-            bounds = {
-                name: value_to_wire(bound)
-                for name in _BOUNDS
-                if (bound := getattr(wanted, name)) is not None
-            }
+            bounds = {name: value_to_wire(bound) for name, bound in wanted.bounds().items()}
             return common_pb2.Filter(range=common_pb2.FieldRange(field=wanted.field, **bounds))
         case Exists(field):
             return common_pb2.Filter(exists=field)
@@ -189,7 +184,7 @@ def _range(message: common_pb2.FieldRange, path: str) -> Range:
     _require_sound(message, path)
     bounds = {
         name: value_from_wire(getattr(message, name), f"{path}.{name}")
-        for name in _BOUNDS
+        for name in BOUNDS
         if message.HasField(name)  # type: ignore[arg-type]
     }
     return Range(message.field, **bounds)

@@ -29,7 +29,7 @@ def agreement(truth: Vectors, tried: Vectors, dims: tuple[int, ...], k: int) -> 
     nearest = _nearest(truth.queries, truth.documents, k)
     found: dict[int, float] = {}
     for dim in dims:
-        hits = _nearest(_unit(tried.queries[:, :dim]), _unit(tried.documents[:, :dim]), k)
+        hits = _nearest(unit(tried.queries[:, :dim]), unit(tried.documents[:, :dim]), k)
         shared = [len(np.intersect1d(*pair)) for pair in zip(nearest, hits, strict=True)]
         found[dim] = float(np.mean(shared)) / k
     return found
@@ -45,7 +45,8 @@ def _nearest(queries: Floats, documents: Floats, k: int) -> Ids:
     return nearest
 
 
-def _unit(vectors: Floats) -> Floats:
+def unit(vectors: Floats) -> Floats:
+    """Rows at unit length; a row of nothing stays nothing."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Floats = vectors / np.maximum(norms, 1e-12)
-    return unit
+    scaled: Floats = vectors / np.maximum(norms, 1e-12)
+    return scaled

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.errors import ConfigError
+from nestvec.training.agreement import unit
 
 # Where a static model of ours keeps its table, as nestvec.adapters.models.static reads it.
 _INT8 = "embedding.int8"
@@ -105,6 +106,4 @@ def token_vectors(teacher: SentenceTransformer, token_ids: Ids, batch: int = 1_0
         with torch.no_grad():
             output = teacher({"input_ids": inputs, "attention_mask": torch.ones_like(inputs)})
         parts.append(output["sentence_embedding"].numpy())
-    vectors: Floats = np.concatenate(parts).astype(np.float32)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return vectors
+    return unit(np.concatenate(parts).astype(np.float32))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nestvec.core.arrays import Floats
-from nestvec.training.agreement import Vectors, agreement
+from nestvec.training.agreement import Vectors, agreement, unit
 from nestvec.training.pairs import Pair
 from nestvec.training.rotation import energy
 
@@ -35,7 +35,7 @@ def measure_tiers(
     held = energy(vectors.documents, dims)
     tiers = {}
     for dim in dims:
-        ranks = _ranks(_cut(vectors.queries, dim), _cut(vectors.documents, dim))
+        ranks = _ranks(unit(vectors.queries[:, :dim]), unit(vectors.documents[:, :dim]))
         tiers[str(dim)] = {
             "recall_at_1": float((ranks == 1).mean()),
             "mrr": float((1.0 / ranks).mean()),
@@ -47,12 +47,6 @@ def measure_tiers(
         f"agreement: with the search at full dimension, without rerank",
         "tiers": tiers,
     }
-
-
-def _cut(vectors: Floats, dim: int) -> Floats:
-    prefix = vectors[:, :dim]
-    cut: Floats = prefix / np.maximum(np.linalg.norm(prefix, axis=1, keepdims=True), 1e-12)
-    return cut
 
 
 def _ranks(queries: Floats, documents: Floats) -> Floats:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 
+from nestvec.adapters.models.card import CARD_FILE
 from nestvec.core.arrays import Floats, Int8s
 from nestvec.core.errors import ConfigError
 from nestvec.core.space import Space
 from nestvec.training.bases import is_static
-
-_CARD_FILE = "card.json"
 
 
 def save_model(
@@ -52,7 +51,7 @@ def save_model(
         "measured": _rounded(measured, decimals),
     }
     text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    (folder / _CARD_FILE).write_text(text, encoding="utf-8")
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
 def save_static(table: Floats, folder: Path) -> None:

@@ -9,6 +9,8 @@ components drown what tells texts of one field apart.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +46,7 @@ def static_table(
     weight = smoothing / (smoothing + frequency)
     table: NDArray[np.float64] = tokens.astype(np.float64) - tokens[counts > 0].mean(axis=0)
     table *= weight[:, None]
-    means = np.stack([table[ids].mean(axis=0) for ids in texts if len(ids)])
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    means = _text_means(table, texts)
     variance, directions = np.linalg.eigh(means.T @ means / len(means))
     variance, directions = variance[::-1], directions[:, ::-1]
     white = table @ directions * np.maximum(variance, _LEAST_VARIANCE) ** (-whitening / 2)
@@ -70,10 +71,15 @@ def equalize(
     """
     lengths = np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-6)
     powered = table / lengths * lengths**norm_power
-    means = np.stack([powered[ids].mean(axis=0) for ids in texts if len(ids)])
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    spread = means.std(axis=0)
+    spread = _text_means(powered, texts).std(axis=0)
     equal: Floats = (powered * (spread.mean() / np.maximum(spread, 1e-6)) ** strength).astype(
         np.float32
     )
     return equal
+
+
+def _text_means(table: NDArray[Any], texts: list[Ids]) -> NDArray[Any]:
+    """(n, dim), unit rows: each text as the mean of its tokens; those without any are left out."""
+    means = np.stack([table[ids].mean(axis=0) for ids in texts if len(ids)])
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return means

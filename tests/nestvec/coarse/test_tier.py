@@ -15,7 +15,8 @@ from nestvec.adapters.faiss_index import FaissFactory
 from nestvec.adapters.memory_index import NumpyFactory, NumpyIndex
 from nestvec.coarse import tier as tier_module
 from nestvec.coarse.segment import CoarseRows
-from nestvec.coarse.tier import Tier, ids_of
+from nestvec.coarse.served import indexed_ids
+from nestvec.coarse.tier import Tier
 from nestvec.core.arrays import Floats
 from nestvec.core.errors import DegenerateVector
 from nestvec.core.ports import CoarseHits, CoarseIndexFactory
@@ -75,7 +76,7 @@ class Oracle:
     def check(self) -> None:
         """Nothing lost, nothing resurrected, nothing twice; every figure honest."""
         everything = sorted(self.documents)
-        assert ids_of(self.tier._state).tolist() == everything
+        assert indexed_ids(self.tier._state).tolist() == everything
         status = self.tier.status()
         assert status.dim == HEAD
         assert status.documents == len(everything)

@@ -288,7 +288,7 @@ async def test_a_full_store_takes_no_part_of_a_batch_and_takes_more_after_delete
         await desk.ingest.delete("docs", [one.id for one in first[:15]])
 
         async def freed() -> bool:
-            return len(desk.store.kept(desk.docs)) == 5
+            return len(desk.store.kept_texts(desk.docs)) == 5
 
         await eventually(freed)
         assert (await desk.add(*(Document(f"e{n}", "text") for n in range(10)))).indexed == 10

@@ -56,7 +56,7 @@ def unaware(desk: Desk) -> IngestApp:
 
 def left_behind(desk: Desk) -> set[str]:
     """Of the generation that was dropped."""
-    return desk.store.kept(desk.docs)
+    return desk.store.kept_texts(desk.docs)
 
 
 async def read_all(

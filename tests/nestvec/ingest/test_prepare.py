@@ -27,7 +27,7 @@ from nestvec.ingest.batch import Failure, Item, Prepared, Refusal
 from nestvec.ingest.prepare import Preparer
 from tests.nestvec.core.synthetic import mrl_like, unit
 from tests.support.faults import hanging, raising
-from tests.support.ingest_desk import SpyingEncoder as SpyEncoder
+from tests.support.rooms import SpyEncoder
 
 MODEL = HashModel(64)
 DOCS = Collection("docs", MODEL.space, 64, (8, 16, 32))

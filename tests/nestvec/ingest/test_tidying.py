@@ -22,7 +22,7 @@ open_by_hand = partial(open_desk, tidying=False)
 
 async def leftovers(desk: Desk) -> int:
     """Documents that are kept and not live."""
-    return len(desk.store.kept(desk.docs)) - len(desk.texts)
+    return len(desk.store.kept_texts(desk.docs)) - len(desk.texts)
 
 
 def only_live(desk: Desk) -> Callable[[], Awaitable[bool]]:
@@ -48,7 +48,7 @@ async def test_what_was_replaced_or_deleted_is_freed_once_every_shard_has_passed
         assert await leftovers(desk) > 0, "one shard may still find it"
         desk.shards[1].stalled = False
         await eventually(only_live(desk))
-        assert desk.store.kept(desk.docs) == {"a: two", "b: two", "c: two", "d: one"}
+        assert desk.store.kept_texts(desk.docs) == {"a: two", "b: two", "c: two", "d: one"}
 
 
 async def test_a_replaced_vector_stays_readable_for_a_while() -> None:
