@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from nestvec_cluster.report_tables import report_table
 
 _MIB = 1 << 20
 

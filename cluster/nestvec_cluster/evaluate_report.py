@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +12,7 @@ from nestvec.quality.bootstrap import PairedBootstrap
 from nestvec.quality.recall import Estimate
 from nestvec.quality.timing import Timing
 from nestvec_cluster.evaluating import DEPTH, VS_EXACT, Lane, TierLanes
+from nestvec_cluster.report_tables import report_table
 
 # What a width must reach to be called wide enough.
 WANTED_RECALL = 0.99

@@ -10,9 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 import nestvec
 from nestvec.adapters.opening import open_model
@@ -28,6 +26,7 @@ from nestvec_cluster.cli_options import numbers
 from nestvec_cluster.corpus import stdlib_passages
 from nestvec_cluster.probing import Encoded, Texts
 from nestvec_cluster.progress import Phases
+from nestvec_cluster.report_tables import report_table
 from nestvec_cluster.texts import read_texts, sample
 
 # Of a model without a card: where published models have their tiers.
