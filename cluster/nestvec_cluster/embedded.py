@@ -16,7 +16,7 @@ from nestvec.admin.app import AdminApp, StoredCatalogue
 from nestvec.admin.main import admin_app, server_facts
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
-from nestvec.core.ports import CoarseSearcher, Encoder, Reranker, VectorStore
+from nestvec.core.ports import Encoder, Reranker, Shards, VectorStore
 from nestvec.encoder import servicer as encoder_servicer
 from nestvec.encoder.main import open_encoder
 from nestvec.ingest import servicer as ingest_servicer
@@ -44,7 +44,7 @@ class Applications:
     admin: AdminApp
     ingest: IngestApp
     encoder: Encoder
-    shards: list[CoarseSearcher]
+    shards: Shards
     reranker: Reranker
     store: VectorStore
 

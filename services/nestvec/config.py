@@ -112,6 +112,9 @@ class EncoderSection(_Section):
     address: str | None = Field(
         None, description="host:port of an encoder behind gRPC, instead of the model above."
     )
+    from_cluster: bool = Field(
+        False, description="Ask the cluster's encoder replicas, instead of the model above."
+    )
 
 
 class CoarseSection(_Section):
@@ -122,6 +125,12 @@ class CoarseSection(_Section):
     )
     shards: int = Field(1, ge=1, le=64, description="Of every collection.")
     shard: int = Field(0, ge=0, description="Which one a process of the coarse tier alone holds.")
+    pool: str = Field(
+        "default",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="In a cluster: which layout this worker belongs to, with `shards`.",
+    )
+    replica: int = Field(0, ge=0, description="In a cluster: which replica of its shard.")
     threads: int = Field(2, ge=1, le=64)
     waiting: int = Field(256, ge=1, description="Searches that may queue before one is refused.")
     exact_rows: int = Field(10_000, ge=1, description="Smaller segments are scanned exactly.")
@@ -194,6 +203,25 @@ class LimitsSection(_Section):
         return self
 
 
+class ClusterSection(_Section):
+    """Belonging to a cluster, through a registry in the store. Without a name: on its own."""
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    advertise: str | None = Field(
+        None, description="host:port at which others reach this process. Unset: where it listens."
+    )
+    node: str = Field("", description="The machine, as `status` names it. Empty: its host name.")
+    slot: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._/-]{1,128}$",
+        description="This process's name in the cluster, the same after a restart. Unset: from "
+        "its role, place and port.",
+    )
+    heartbeat_s: float = Field(
+        0.5, gt=0, le=60, description="A lease ends when two of these are missed."
+    )
+
+
 class LogSection(_Section):
     """On stderr."""
 
@@ -220,6 +248,7 @@ class Settings(_Section):
     coarse: CoarseSection = Field(default_factory=CoarseSection)
     rerank: RerankSection = Field(default_factory=RerankSection)
     ingest: IngestSection = Field(default_factory=IngestSection)
+    cluster: ClusterSection = Field(default_factory=ClusterSection)
     classes: dict[str, ClassSection] = Field(default_factory=_default_classes)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)

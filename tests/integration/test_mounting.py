@@ -43,6 +43,7 @@ from nestvec.core.ports import (
     CoarseQuery,
     CoarseSearcher,
     Encoder,
+    FixedShards,
     Reranker,
     RerankQuery,
 )
@@ -100,7 +101,7 @@ class House:
         return QueryApp(
             self.catalogue,
             self.encoders[encoder],
-            self.shards[coarse],
+            FixedShards(self.shards[coarse]),
             self.rerankers[reranker],
             Documents(self.catalogue, self.store, 100, cache_bytes=0),
             CLASSES,
@@ -109,7 +110,11 @@ class House:
 
     def ingest(self, encoder: str, coarse: str) -> IngestApp:
         app = IngestApp(
-            self.catalogue, self.encoders[encoder], self.shards[coarse], self.store, 32_768
+            self.catalogue,
+            self.encoders[encoder],
+            FixedShards(self.shards[coarse]),
+            self.store,
+            32_768,
         )
         self.stack.push_async_callback(app.close)
         return app
@@ -174,7 +179,7 @@ async def house(valkey: EmbeddedValkey) -> AsyncIterator[House]:
         catalogue = StoredCatalogue(store)
         yield House(
             store,
-            AdminApp(catalogue, model.space, remote_shards, store, (16,)),
+            AdminApp(catalogue, model.space, FixedShards(remote_shards), store, (16,)),
             catalogue,
             {"here": encoder, "there": remote_encoder},
             {"here": apps, "there": remote_shards},

@@ -18,6 +18,7 @@ from nestvec.core.ports import (
     BlobStore,
     CoarseAnswer,
     CoarseQuery,
+    FixedShards,
     ShardVerification,
     SnapshotInfo,
     StoredDocument,
@@ -110,7 +111,9 @@ class Desk:
         """As a server that starts now has it."""
         catalogue = StoredCatalogue(store)
         noting = [NotingShard(number) for number in range(shards)]
-        admin = AdminApp(catalogue, SPACE, noting, store, (16, 32), open_blobs=open_blobs)
+        admin = AdminApp(
+            catalogue, SPACE, FixedShards(noting), store, (16, 32), open_blobs=open_blobs
+        )
         return cls(store, catalogue, noting, admin)
 
     async def create(self, name: str = "docs", tiers: tuple[int, ...] = (16,)) -> Collection:

@@ -16,6 +16,7 @@ from nestvec.core.placement import partitions_of
 from nestvec.core.ports import (
     CoarseAnswer,
     CoarseQuery,
+    FixedShards,
     Placed,
     ShardVerification,
     SnapshotInfo,
@@ -226,7 +227,9 @@ async def open_desk(
         )
     (docs,) = await store.collections()
     followers = [FollowingShard(store, number, shards) for number in range(shards)]
-    app = IngestApp(PlainCatalogue(store), spying, followers, store, 32_768, options, clock)
+    app = IngestApp(
+        PlainCatalogue(store), spying, FixedShards(followers), store, 32_768, options, clock
+    )
     if tidying:
         app.start()
     try:

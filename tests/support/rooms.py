@@ -31,6 +31,7 @@ from nestvec.core.ports import (
     CoarseSearcher,
     Deleted,
     Encoder,
+    FixedShards,
     LogBatch,
     Placed,
     Reranker,
@@ -218,11 +219,17 @@ async def open_rooms(
     reranker = reranker or RerankApp(store)
     # Nothing is kept, so that what happens to the store is seen.
     documents = Documents(catalogue, store, 4 * limits.max_batch, cache_bytes)
-    query = QueryApp(catalogue, encoder, searchers, reranker, documents, classes, limits)
+    query = QueryApp(
+        catalogue, encoder, FixedShards(searchers), reranker, documents, classes, limits
+    )
     tiers = sorted({one.coarse_dim for one in classes})
-    admin = AdminApp(catalogue, encoder.space, searchers, store, tiers, open_blobs=open_blobs)
+    admin = AdminApp(
+        catalogue, encoder.space, FixedShards(searchers), store, tiers, open_blobs=open_blobs
+    )
     options = options or IngestOptions(purge_after_s=0.0, tidy_every_s=0.01)
-    ingest = IngestApp(catalogue, encoder, searchers, store, limits.max_text_bytes, options)
+    ingest = IngestApp(
+        catalogue, encoder, FixedShards(searchers), store, limits.max_text_bytes, options
+    )
     ingest.start()
     try:
         yield Rooms(store, catalogue, encoder, searchers, reranker, query, documents, ingest, admin)

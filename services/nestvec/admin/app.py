@@ -18,7 +18,7 @@ from nestvec.core.errors import AlreadyExists, ConfigError, InvalidRequest, NotF
 from nestvec.core.fields import FieldSchema
 from nestvec.core.ports import (
     BlobStore,
-    CoarseSearcher,
+    Shards,
     SnapshotInfo,
     StoreUsage,
     TierStatus,
@@ -102,7 +102,7 @@ class AdminApp:
         self,
         catalogue: StoredCatalogue,
         space: Space,
-        shards: Sequence[CoarseSearcher],
+        shards: Shards,
         store: VectorStore,
         default_tiers: Sequence[int],
         default_dtype: VectorDtype = VectorDtype.FP16,
@@ -154,7 +154,9 @@ class AdminApp:
         """Have every shard serve this record; whoever asks for it meanwhile finds the one before
         it, as the shards do.
         """
-        await asyncio.gather(*(shard.open(collection) for shard in self._shards))
+        await asyncio.gather(
+            *(shard.open(collection) for shard in self._shards.of(collection.name))
+        )
         self._catalogue.forget(collection.name)
 
     def _designed(self, wish: CollectionWish) -> Collection:
@@ -180,14 +182,16 @@ class AdminApp:
     async def describe(self, name: str) -> CollectionReport:
         """Raises NotFound."""
         collection = await self._newest(name)
-        per_shard = await asyncio.gather(*(shard.status(collection) for shard in self._shards))
+        per_shard = await asyncio.gather(
+            *(shard.status(collection) for shard in self._shards.of(collection.name))
+        )
         usage = await self._store.usage(collection)
         # By dim: while a tier is added or dropped, some shards have it and others do not.
         by_dim: dict[int, list[TierStatus]] = {}
         for tier in (tier for tiers in per_shard for tier in tiers):
             by_dim.setdefault(tier.dim, []).append(tier)
         tiers = [_sum(by_dim[dim]) for dim in sorted(by_dim)]
-        return CollectionReport(collection, tiers, usage, len(self._shards))
+        return CollectionReport(collection, tiers, usage, len(per_shard))
 
     async def drop(self, name: str) -> None:
         """Raises NotFound. The catalogue forgets it first, then memory and store are freed."""
@@ -196,7 +200,7 @@ class AdminApp:
             await self._store.drop_collection(collection)
             self._catalogue.forget(name)
             await asyncio.gather(
-                *(shard.drop(name, collection.generation) for shard in self._shards)
+                *(shard.drop(name, collection.generation) for shard in self._shards.of(name))
             )
 
     async def open_all(self) -> list[Collection]:
@@ -204,7 +208,9 @@ class AdminApp:
         await self._drop_unfinished()
         collections = await self._catalogue.refresh()
         for collection in collections:
-            await asyncio.gather(*(shard.open(collection) for shard in self._shards))
+            await asyncio.gather(
+                *(shard.open(collection) for shard in self._shards.of(collection.name))
+            )
         return collections
 
     async def _drop_unfinished(self, name: str | None = None) -> None:
@@ -245,12 +251,16 @@ class AdminApp:
         if sample < 0:
             raise InvalidRequest("sample", f"{sample}, expected 0 or more")
         collection = await self._newest(name)
-        return await verify(self._store, self._shards, collection, repair, sample or DEFAULT_SAMPLE)
+        return await verify(
+            self._store, self._shards.of(name), collection, repair, sample or DEFAULT_SAMPLE
+        )
 
     async def snapshot(self, name: str) -> list[SnapshotInfo]:
         """One a shard. Raises NotFound, or SnapshotFailed."""
         collection = await self._newest(name)
-        return await asyncio.gather(*(shard.snapshot(collection) for shard in self._shards))
+        return await asyncio.gather(
+            *(shard.snapshot(collection) for shard in self._shards.of(collection.name))
+        )
 
     async def back_up(self, name: str, location: str) -> BackupInfo:
         """Write the whole collection to a place of its own. Raises NotFound, or SnapshotFailed."""

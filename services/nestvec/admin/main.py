@@ -8,14 +8,14 @@ from nestvec.admin.app import AdminApp, StoredCatalogue
 from nestvec.admin.servicer import ServerFacts
 from nestvec.config import Settings
 from nestvec.core.codec import VectorDtype
-from nestvec.core.ports import CoarseSearcher, Encoder, VectorStore
+from nestvec.core.ports import Encoder, Shards, VectorStore
 
 
 def admin_app(
     settings: Settings,
     catalogue: StoredCatalogue,
     encoder: Encoder,
-    shards: list[CoarseSearcher],
+    shards: Shards,
     store: VectorStore,
 ) -> AdminApp:
     """The application. New collections serve the tiers that the search classes need."""

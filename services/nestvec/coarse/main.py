@@ -12,26 +12,26 @@ from nestvec.coarse import servicer
 from nestvec.coarse.app import CoarseApp
 from nestvec.coarse.snapshot import ShardSnapshots
 from nestvec.config import Settings
-from nestvec.core.ports import CoarseSearcher, VectorStore
+from nestvec.core.ports import FixedShards, Shards, VectorStore
 from nestvec.rpc.clients import RemoteCoarse
 from nestvec.rpc.server import Mounted
 from nestvec.serving import open_channel, run_main
 
 
-async def open_shards(
-    settings: Settings, store: VectorStore, stack: AsyncExitStack
-) -> list[CoarseSearcher]:
+async def open_shards(settings: Settings, store: VectorStore, stack: AsyncExitStack) -> Shards:
     """All shards: in this process, or behind gRPC where the settings give their addresses."""
     section = settings.coarse
     if section.addresses:
-        return [
-            RemoteCoarse(await open_channel(settings, address, stack), f"shard {number}")
-            for number, address in enumerate(section.addresses)
-        ]
+        return FixedShards(
+            [
+                RemoteCoarse(await open_channel(settings, address, stack), f"shard {number}")
+                for number, address in enumerate(section.addresses)
+            ]
+        )
     factory = FaissFactory(section.threads, section.exact_rows, section.use_gpu)
-    return [
-        local_shard(settings, store, factory, number, stack) for number in range(section.shards)
-    ]
+    return FixedShards(
+        [local_shard(settings, store, factory, number, stack) for number in range(section.shards)]
+    )
 
 
 def local_shard(

@@ -10,6 +10,7 @@
     ├── Overloaded              a bounded queue or the store is full; says when to retry
     ├── StoreUnavailable        the store does not answer, or not in time
     ├── WorkerUnavailable       an encoder, coarse or rerank worker does not answer
+    │   └── LeaseLost           this process no longer belongs to the cluster; it joins again
     ├── BelowCoverage           fewer shards or documents answered than the caller demands
     ├── BudgetSpent             the deadline passed; names the stage it passed in
     ├── CorruptVector           a stored vector that cannot be what was written; names the document
@@ -120,6 +121,10 @@ class StoreUnavailable(NestvecError):
 
 class WorkerUnavailable(NestvecError):
     """A worker behind gRPC (encoder, coarse, rerank) cannot be reached."""
+
+
+class LeaseLost(WorkerUnavailable):
+    """A process whose lease has ended, or whose name another one has taken, may not answer."""
 
 
 class BelowCoverage(NestvecError):

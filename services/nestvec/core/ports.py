@@ -16,6 +16,7 @@ from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
 from nestvec.core.filters import Filter
+from nestvec.core.members import Assignment, ClusterView, Layout, Member
 from nestvec.core.space import Role, Space
 from nestvec.core.watermark import Watermark
 
@@ -245,6 +246,88 @@ class CoarseSearcher(Protocol):
 
     async def status(self, collection: Collection) -> list[TierStatus]:
         """One a tier."""
+        ...
+
+
+class Shards(Protocol):
+    """Which shards hold a collection. In a cluster that changes from call to call; each of them may
+    then stand for several replicas.
+    """
+
+    def of(self, collection: str) -> Sequence[CoarseSearcher]:
+        """In order of their numbers: shard i of n holds `partitions_of(i, partitions, n)`."""
+        ...
+
+    def promised(self, collection: str, generation: int) -> Sequence[int | None]:
+        """How many documents each of them was last known to hold; None where nobody knows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedShards:
+    """The same ones for every collection. Fills Shards."""
+
+    searchers: Sequence[CoarseSearcher]
+
+    def of(self, collection: str) -> Sequence[CoarseSearcher]:  # noqa: ARG002
+        """See Shards."""
+        return self.searchers
+
+    def promised(self, collection: str, generation: int) -> Sequence[int | None]:  # noqa: ARG002
+        """See Shards. What each answered last is for the caller to remember."""
+        return [None] * len(self.searchers)
+
+
+# --- the cluster --------------------------------------------------------------------------------
+
+
+class Registry(Protocol):
+    """Who belongs to a cluster: leases, and which workers hold which collection.
+
+    All raise StoreUnavailable when it does not answer in time. Nothing here is kept at hand:
+    `membership` does that.
+    """
+
+    async def found(self, cluster: str) -> None:
+        """Claim this namespace for a cluster of that name. Safe to repeat. Raises ConfigError where
+        another cluster has it, or one of another protocol.
+        """
+        ...
+
+    async def join(self, member: Member, ttl_s: float) -> Member:
+        """Take a lease under `member.name`; returns it with its incarnation. Whoever had the name
+        loses it. Raises ConfigError for another protocol than the cluster's.
+        """
+        ...
+
+    async def renew(self, member: Member, ttl_s: float) -> None:
+        """Keep the lease, and tell state and facts. Raises LeaseLost where it has ended, or another
+        incarnation has the name.
+        """
+        ...
+
+    async def leave(self, member: Member) -> None:
+        """Give the lease up. Safe to repeat; another incarnation's stays."""
+        ...
+
+    async def view(self, known: ClusterView | None = None) -> ClusterView:
+        """Who is there now. With `known`, that same one where nothing but facts has changed."""
+        ...
+
+    async def assign(
+        self, collection: str, expected: Assignment | None, wanted: Assignment | None
+    ) -> None:
+        """Change who holds a collection, atomically; None takes its own assignment away. Raises
+        ConfigError where the registry has another one than `expected`.
+        """
+        ...
+
+    async def forget(self, layout: Layout) -> None:
+        """Its workers are gone for good: promise no documents for them any more."""
+        ...
+
+    async def disband(self) -> None:
+        """Delete all that is kept here of the cluster."""
         ...
 
 

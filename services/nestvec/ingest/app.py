@@ -17,8 +17,8 @@ from nestvec.core.errors import (
     StoreUnavailable,
     WorkerUnavailable,
 )
-from nestvec.core.placement import partition_of, shard_of, split_id
-from nestvec.core.ports import Catalogue, CoarseSearcher, Encoder, VectorStore
+from nestvec.core.placement import partition_of, split_id
+from nestvec.core.ports import Catalogue, Encoder, Shards, VectorStore
 from nestvec.core.watermark import Watermark
 from nestvec.ingest.batch import Ack, Deletion, Failure, Item, Outcome, Prepared, Refusal, Stored
 from nestvec.ingest.commit import Committer, Turn
@@ -42,7 +42,7 @@ class IngestApp:
         self,
         catalogue: Catalogue,
         encoder: Encoder,
-        shards: Sequence[CoarseSearcher],
+        shards: Shards,
         store: VectorStore,
         max_text_bytes: int,
         options: IngestOptions | None = None,
@@ -51,7 +51,6 @@ class IngestApp:
         self.options = options or IngestOptions()
         self._catalogue = catalogue
         self._store = store
-        self._shard_count = len(shards)
         self._preparer = Preparer(encoder, max_text_bytes)
         self._finishing = Finishing()
         self._visibility = Visibility(shards, store, self.options.max_lag_documents)
@@ -148,16 +147,13 @@ class IngestApp:
         """The documents of shards that did not get there."""
         failures = []
         for one in stored.taken:
-            partition = split_id(one.internal_id)[0]
-            shard = shard_of(partition, stored.collection.partitions, self._shard_count)
-            if shard in late:
+            error = late.get(split_id(one.internal_id)[0])
+            if error is not None:
                 message = (
-                    f"stored, and not searchable within {patience_s:.3g} s ({late[shard]}); it "
+                    f"stored, and not searchable within {patience_s:.3g} s ({error}); it "
                     f"will be once its shard catches up, and may be sent again"
                 )
-                failures.append(
-                    Failure(one.position, one.id, Refusal.UNAVAILABLE, message, late[shard])
-                )
+                failures.append(Failure(one.position, one.id, Refusal.UNAVAILABLE, message, error))
         return failures
 
     # --- deleting -------------------------------------------------------------------------------

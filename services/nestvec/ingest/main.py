@@ -13,7 +13,7 @@ from nestvec.admin.app import StoredCatalogue
 from nestvec.admin.main import admin_app, server_facts
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
-from nestvec.core.ports import Catalogue, CoarseSearcher, Encoder, VectorStore
+from nestvec.core.ports import Catalogue, Encoder, Shards, VectorStore
 from nestvec.encoder.main import open_encoder
 from nestvec.ingest import servicer
 from nestvec.ingest.app import IngestApp
@@ -26,7 +26,7 @@ def ingest_app(
     settings: Settings,
     catalogue: Catalogue,
     encoder: Encoder,
-    shards: list[CoarseSearcher],
+    shards: Shards,
     store: VectorStore,
     stack: AsyncExitStack,
 ) -> IngestApp:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nestvec.core.collection import Collection
@@ -22,7 +21,7 @@ from nestvec.core.errors import (
     WorkerUnavailable,
 )
 from nestvec.core.placement import partitions_of
-from nestvec.core.ports import CoarseSearcher, VectorStore
+from nestvec.core.ports import CoarseSearcher, Shards, VectorStore
 from nestvec.core.watermark import Watermark
 
 # A shard that is busy or restarts is asked again.
@@ -68,9 +67,7 @@ class _Backlog:
 class Visibility:
     """All shards of all collections, as those who write see them."""
 
-    def __init__(
-        self, shards: Sequence[CoarseSearcher], store: VectorStore, max_lag_documents: int
-    ) -> None:
+    def __init__(self, shards: Shards, store: VectorStore, max_lag_documents: int) -> None:
         self._shards = shards
         self._store = store
         self._max_lag = max_lag_documents
@@ -89,16 +86,22 @@ class Visibility:
     ) -> dict[int, NestvecError]:
         """Wait until every shard has passed what the watermark says of its partitions.
 
-        Returns why not, by shard: nothing when all are there.
+        Returns why not, by partition: nothing when all are there.
         """
-        count = len(self._shards)
+        shards = self._shards.of(collection.name)
+        count = len(shards)
         waits = {}
-        for number, shard in enumerate(self._shards):
+        for number, shard in enumerate(shards):
             part = watermark.within(partitions_of(number, collection.partitions, count))
             if part.sequences:
                 waits[number] = _reach(shard, collection, part, patience_s)
         errors = dict(zip(waits, await asyncio.gather(*waits.values()), strict=True))
-        late = {number: error for number, error in errors.items() if error is not None}
+        late = {
+            partition: error
+            for number, error in errors.items()
+            if error is not None
+            for partition in partitions_of(number, collection.partitions, count)
+        }
         if not late:
             self._backlog(collection).pass_by(watermark)
         return late
@@ -108,7 +111,8 @@ class Visibility:
         one of them when none does.
         """
         answers = await asyncio.gather(
-            *(shard.progress(collection) for shard in self._shards), return_exceptions=True
+            *(shard.progress(collection) for shard in self._shards.of(collection.name)),
+            return_exceptions=True,
         )
         passed = Watermark(collection.generation)
         errors = []
@@ -176,8 +180,9 @@ async def _reach(
 
 
 def _owed(documents: int, limit: int, late: dict[int, NestvecError]) -> str:
-    shard, error = next(iter(late.items()))
+    partition, error = next(iter(late.items()))
     return (
         f"{documents:,} changes are stored and not searchable yet, more than the {limit:,} of "
-        f"ingest.max_lag_documents; shard {shard}: {error}; send the document again later"
+        f"ingest.max_lag_documents; the shard of partition {partition}: {error}; "
+        f"send the document again later"
     )

@@ -30,10 +30,10 @@ from nestvec.core.ports import (
     Catalogue,
     CoarseHits,
     CoarseQuery,
-    CoarseSearcher,
     Encoder,
     Reranker,
     RerankQuery,
+    Shards,
 )
 from nestvec.core.space import Role
 from nestvec.query.answer import Answer, Hit, Timings, admit_rerank
@@ -71,7 +71,7 @@ class QueryApp:
         self,
         catalogue: Catalogue,
         encoder: Encoder,
-        shards: Sequence[CoarseSearcher],
+        shards: Shards,
         reranker: Reranker,
         documents: Documents,
         classes: Sequence[SearchClass],

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-from cachetools import LRUCache
+from cachetools import FIFOCache
 
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.budget import Budget
@@ -21,7 +21,7 @@ _Key = tuple[str, int, int]
 
 
 class Documents:
-    """Reads payloads, keeping the last ones used: hot documents are hits again and again.
+    """Reads payloads, keeping the last ones read: hot documents are hits again and again.
 
     Nothing kept can be out of date: an internal id is never given to another document, nor to
     another version of the same one, and generations are told apart. What was deleted is no longer
@@ -35,7 +35,9 @@ class Documents:
         self._catalogue = catalogue
         self._store = store
         self._max_ids = max_ids
-        self._cache: LRUCache[_Key, tuple[Document, int]] = LRUCache(
+        # First in, first out: moving what is used to the end, ten times a search, costs more than
+        # reading a hot document once more when its turn comes.
+        self._cache: FIFOCache[_Key, tuple[Document, int]] = FIFOCache(
             cache_bytes, getsizeof=lambda kept: kept[1]
         )
 

@@ -37,12 +37,13 @@ class KeptQueries:
         if len(texts) != 1 or role is not Role.QUERY or len(texts[0]) > _LONGEST_CHARS:
             return await self._encoder.encode(texts, role, timeout_s)
         key = self._encoder.space.fingerprint, texts[0]
-        vectors = self._cache.get(key)
-        if vectors is None:
+        try:
+            return self._cache[key]  # `get` of the library looks twice
+        except KeyError:
             vectors = await self._encoder.encode(texts, role, timeout_s)
-            if _size_of(vectors) <= self._cache.maxsize:
-                vectors.setflags(write=False)
-                self._cache[key] = vectors
+        if _size_of(vectors) <= self._cache.maxsize:
+            vectors.setflags(write=False)
+            self._cache[key] = vectors
         return vectors
 
 

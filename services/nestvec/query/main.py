@@ -8,7 +8,7 @@ from nestvec.adapters.opening import open_shared_store
 from nestvec.admin.app import StoredCatalogue
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
-from nestvec.core.ports import Catalogue, CoarseSearcher, Encoder, Reranker, VectorStore
+from nestvec.core.ports import Catalogue, Encoder, Reranker, Shards, VectorStore
 from nestvec.encoder.main import open_encoder
 from nestvec.query import servicer
 from nestvec.query.app import QueryApp
@@ -35,7 +35,7 @@ def query_app(
     settings: Settings,
     catalogue: Catalogue,
     encoder: Encoder,
-    shards: list[CoarseSearcher],
+    shards: Shards,
     reranker: Reranker,
     documents: Documents,
 ) -> QueryApp:

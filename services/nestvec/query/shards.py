@@ -16,7 +16,7 @@ from nestvec.core.errors import (
     NotFound,
     SpaceMismatch,
 )
-from nestvec.core.ports import CoarseAnswer, CoarseHits, CoarseQuery, CoarseSearcher
+from nestvec.core.ports import CoarseAnswer, CoarseHits, CoarseQuery, Shards
 from nestvec.telemetry.logs import logger
 
 _log = logger()
@@ -35,14 +35,13 @@ class ShardsAnswer:
     refused: NotFound | None = None
 
 
-async def ask_shards(
-    shards: Sequence[CoarseSearcher], query: CoarseQuery, timeout_s: float
-) -> ShardsAnswer:
+async def ask_shards(source: Shards, query: CoarseQuery, timeout_s: float) -> ShardsAnswer:
     """Search every shard within `timeout_s`. Missing ones are named, not raised.
 
     Raises what is wrong with the request itself (a space, a tier): no shard can answer that. When
     no shard answers, raises the first shard's error.
     """
+    shards = source.of(query.collection)
     if len(shards) == 1:
         # The common embedded case: no tasks, no merge.
         alone = await shards[0].search(query, timeout_s)

@@ -109,18 +109,27 @@ class RemoteEncoder:
 
 
 class RemoteCoarse:
-    """One shard behind gRPC. Fills ports.CoarseSearcher."""
+    """One shard behind gRPC. Fills ports.CoarseSearcher.
 
-    def __init__(self, channel: grpc.aio.Channel, name: str = "coarse") -> None:
+    name: for messages. incarnation: the only one of the worker that may answer; 0 takes any.
+    """
+
+    def __init__(
+        self, channel: grpc.aio.Channel, name: str = "coarse", incarnation: int = 0
+    ) -> None:
         self._stub = coarse_pb2_grpc.CoarseServiceStub(channel)
         self._name = name
+        self._incarnation = incarnation
 
     async def search(self, query: CoarseQuery, timeout_s: float) -> CoarseAnswer:
         """See ports.CoarseSearcher."""
         space = common_pb2.SpaceRef(fingerprint=query.fingerprint, dim=query.queries.shape[1])
         request = coarse_pb2.SearchCoarseRequest(
             collection=coarse_pb2.CollectionRef(
-                name=query.collection, generation=query.generation, space=space
+                name=query.collection,
+                generation=query.generation,
+                space=space,
+                incarnation=self._incarnation,
             ),
             queries=floats_to_bytes(query.queries),
             coarse_dim=query.coarse_dim,
@@ -135,53 +144,60 @@ class RemoteCoarse:
 
     async def open(self, collection: Collection) -> int:
         """See ports.CoarseSearcher."""
-        request = coarse_pb2.OpenCollectionRequest(collection=collection_ref(collection))
+        request = coarse_pb2.OpenCollectionRequest(collection=self._ref(collection))
         response = await _ask(self._stub.OpenCollection, request, _MANAGE_TIMEOUT_S, self._name)
         return response.documents
 
     async def reach(self, collection: Collection, watermark: Watermark, timeout_s: float) -> None:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.ReachWatermarkRequest(
-            collection=collection_ref(collection), watermark=watermark.to_bytes()
+            collection=self._ref(collection), watermark=watermark.to_bytes()
         )
         await _ask(self._stub.ReachWatermark, request, timeout_s, self._name)
 
     async def progress(self, collection: Collection) -> Watermark:
         """See ports.CoarseSearcher."""
-        request = coarse_pb2.DescribeProgressRequest(collection=collection_ref(collection))
+        request = coarse_pb2.DescribeProgressRequest(collection=self._ref(collection))
         response = await _ask(self._stub.DescribeProgress, request, _MANAGE_TIMEOUT_S, self._name)
         return Watermark.from_bytes(response.watermark)
 
     async def snapshot(self, collection: Collection) -> SnapshotInfo:
         """See ports.CoarseSearcher."""
-        request = coarse_pb2.SnapshotShardRequest(collection=collection_ref(collection))
+        request = coarse_pb2.SnapshotShardRequest(collection=self._ref(collection))
         response = await _ask(self._stub.SnapshotShard, request, _MANAGE_TIMEOUT_S, self._name)
         return SnapshotInfo(response.location, response.documents, response.bytes)
 
     async def verify(self, collection: Collection, repair: bool, sample: int) -> ShardVerification:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.VerifyShardRequest(
-            collection=collection_ref(collection), repair=repair, sample=sample
+            collection=self._ref(collection), repair=repair, sample=sample
         )
         response = await _ask(self._stub.VerifyShard, request, _MANAGE_TIMEOUT_S, self._name)
         return verification_from_wire(response)
 
     async def settle(self, collection: Collection) -> None:
         """See ports.CoarseSearcher."""
-        request = coarse_pb2.SettleCollectionRequest(collection=collection_ref(collection))
+        request = coarse_pb2.SettleCollectionRequest(collection=self._ref(collection))
         await _ask(self._stub.SettleCollection, request, _MANAGE_TIMEOUT_S, self._name)
 
     async def drop(self, name: str, generation: int) -> None:
         """See ports.CoarseSearcher."""
-        ref = coarse_pb2.CollectionRef(name=name, generation=generation)
+        ref = coarse_pb2.CollectionRef(
+            name=name, generation=generation, incarnation=self._incarnation
+        )
         request = coarse_pb2.CloseCollectionRequest(collection=ref)
         await _ask(self._stub.CloseCollection, request, _MANAGE_TIMEOUT_S, self._name)
 
     async def status(self, collection: Collection) -> list[TierStatus]:
         """See ports.CoarseSearcher."""
-        request = coarse_pb2.DescribeTiersRequest(collection=collection_ref(collection))
+        request = coarse_pb2.DescribeTiersRequest(collection=self._ref(collection))
         response = await _ask(self._stub.DescribeTiers, request, _MANAGE_TIMEOUT_S, self._name)
         return [tier_from_wire(tier) for tier in response.tiers]
+
+    def _ref(self, collection: Collection) -> coarse_pb2.CollectionRef:
+        ref = collection_ref(collection)
+        ref.incarnation = self._incarnation
+        return ref
 
 
 class RemoteReranker:

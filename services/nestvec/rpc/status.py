@@ -33,7 +33,7 @@ _CODES: tuple[tuple[type[errors.NestvecError], grpc.StatusCode], ...] = (
     (errors.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.BelowCoverage, grpc.StatusCode.UNAVAILABLE),
     (errors.StoreUnavailable, grpc.StatusCode.UNAVAILABLE),
-    (errors.WorkerUnavailable, grpc.StatusCode.UNAVAILABLE),
+    (errors.WorkerUnavailable, grpc.StatusCode.UNAVAILABLE),  # and LeaseLost
     (errors.BudgetSpent, grpc.StatusCode.DEADLINE_EXCEEDED),
     (errors.CorruptVector, grpc.StatusCode.DATA_LOSS),
     (errors.StreamConflict, grpc.StatusCode.FAILED_PRECONDITION),

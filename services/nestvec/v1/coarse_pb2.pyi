@@ -28,8 +28,11 @@ class CollectionRef(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     generation: _builtins.int
+    incarnation: _builtins.int
+    """Which incarnation of a worker is meant; another one refuses. 0: whichever answers."""
     @_builtins.property
     def space(self) -> _common_pb2.SpaceRef:
         """Its dim is what the store keeps."""
@@ -40,10 +43,11 @@ class CollectionRef(_message.Message):
         name: _builtins.str = ...,
         generation: _builtins.int = ...,
         space: _common_pb2.SpaceRef | None = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "name", b"name", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "incarnation", b"incarnation", "name", b"name", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

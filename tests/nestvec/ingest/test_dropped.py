@@ -11,7 +11,7 @@ from nestvec.admin.app import StoredCatalogue
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
 from nestvec.core.errors import NotFound, StoreUnavailable
-from nestvec.core.ports import Placed, StoreRecord
+from nestvec.core.ports import FixedShards, Placed, StoreRecord
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Ack, Item, Refusal
 from nestvec.ingest.pipeline import Acknowledgement, IngestStream, Message, StreamWish
@@ -46,7 +46,7 @@ def unaware(desk: Desk) -> IngestApp:
     return IngestApp(
         StoredCatalogue(desk.store),
         desk.encoder,
-        desk.shards,
+        FixedShards(desk.shards),
         desk.store,
         32_768,
         PATIENT,

@@ -25,7 +25,7 @@ from nestvec.core.errors import (
     SpaceMismatch,
     WorkerUnavailable,
 )
-from nestvec.core.ports import CoarseHits, CoarseQuery, RerankQuery
+from nestvec.core.ports import CoarseHits, CoarseQuery, FixedShards, RerankQuery
 from nestvec.query.shards import ShardsAnswer, ask_shards, merge_hits
 from nestvec.rerank.app import RerankApp
 from tests.nestvec.core.synthetic import mrl_like, unit
@@ -94,7 +94,9 @@ def test_plain_answers_do_not_depend_on_the_number_of_shards(
         answers = []
         for shards in (1, 2, 4, 7):
             async with opened(store, docs, shards) as searchers:
-                found = await ask_shards(searchers, a_query(docs, queries, count, None), PATIENT_S)
+                found = await ask_shards(
+                    FixedShards(searchers), a_query(docs, queries, count, None), PATIENT_S
+                )
             assert found.coverage.fraction == 1.0
             assert found.coverage.documents_answered == size
             assert found.coverage.shards_total == found.coverage.shards_answered == shards
@@ -126,7 +128,7 @@ def test_bounded_answers_over_everything_do_not_depend_on_the_number_of_shards(
         wholes: list[list[tuple[int, float]]] = []
         for shards in (1, 2, 4, 7):
             async with opened(store, docs, shards) as searchers:
-                found = await ask_shards(searchers, everything, PATIENT_S)
+                found = await ask_shards(FixedShards(searchers), everything, PATIENT_S)
             wholes.append(sorted(pairs(found.hits[0])))
             for hits in found.hits:
                 assert (np.diff(hits.estimates + hits.half_widths) <= 0).all()
@@ -151,7 +153,9 @@ def test_a_certified_answer_is_the_truth_for_any_number_of_shards(
         reranker = RerankApp(store)
 
         async def answer(searchers: Sequence[FaultyShard], width: int) -> tuple[list[float], bool]:
-            found = await ask_shards(searchers, a_query(docs, query, width, Z), PATIENT_S)
+            found = await ask_shards(
+                FixedShards(searchers), a_query(docs, query, width, Z), PATIENT_S
+            )
             asked = RerankQuery(query[0], found.hits[0], k, Z)
             reranked = await reranker.rerank(docs, asked, PATIENT_S)
             certified = reranked.certificate is Certificate.COLLECTION
@@ -238,7 +242,7 @@ async def ask(
     docs: Collection, searchers: Sequence[FaultyShard], timeout_s: float = PATIENT_S
 ) -> ShardsAnswer:
     queries = unit(mrl_like(2, 64, seed=2))
-    return await ask_shards(searchers, a_query(docs, queries, 1000, Z), timeout_s)
+    return await ask_shards(FixedShards(searchers), a_query(docs, queries, 1000, Z), timeout_s)
 
 
 Four = tuple[Collection, list[FaultyShard], dict[int, int]]
@@ -364,7 +368,7 @@ async def test_an_empty_shard_counts_as_answered() -> None:
 async def test_a_single_shard_answers_as_it_is(four: Four) -> None:
     docs, searchers, sizes = four
     query = a_query(docs, unit(mrl_like(1, 64, seed=2)), 5, Z)
-    found = await ask_shards(searchers[:1], query, PATIENT_S)
+    found = await ask_shards(FixedShards(searchers[:1]), query, PATIENT_S)
     alone = await searchers[0].search(query, PATIENT_S)
     assert pairs(found.hits[0]) == pairs(alone.hits[0])
     assert found.coverage.documents_total == sizes[0]
