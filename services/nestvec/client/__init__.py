@@ -46,15 +46,19 @@ from nestvec.client.values import (
     StoredDocument,
 )
 from nestvec.client.vectors import as_query_vector, normalise
+from nestvec.core.codes import CoarseCode
+from nestvec.core.measured import Evidence, LossBudget, Measurement
 
 __all__ = [
     "AckName",
     "AsyncNestvecClient",
     "Backup",
+    "CoarseCode",
     "CollectionDescription",
     "CollectionInfo",
     "Degradation",
     "DeleteResult",
+    "Evidence",
     "Explanation",
     "GetResult",
     "Hit",
@@ -64,6 +68,8 @@ __all__ = [
     "IngestProgress",
     "IngestReason",
     "IngestReport",
+    "LossBudget",
+    "Measurement",
     "NestvecClient",
     "Restored",
     "SearchClassInfo",

@@ -20,8 +20,10 @@ import grpc
 from numpy.typing import NDArray
 
 from nestvec.client import calls, upkeep
+from nestvec.client.asking import ask_async
 from nestvec.client.calls import Call, SearchOptions, Service
 from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
+from nestvec.client.front_ends import FrontEnds
 from nestvec.client.ingest import IngestMessage, IngestRun
 from nestvec.client.upkeep import (
     LONG_S,
@@ -44,8 +46,10 @@ from nestvec.client.values import (
     ServerInfo,
 )
 from nestvec.core.codec import VectorDtype
-from nestvec.core.errors import BudgetSpent, WorkerUnavailable
+from nestvec.core.codes import CoarseCode
+from nestvec.core.errors import BudgetSpent, NestvecError, WorkerUnavailable
 from nestvec.core.fields import FieldType
+from nestvec.core.measured import Evidence
 from nestvec.core.space import Space
 from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
 
@@ -73,8 +77,9 @@ class AsyncNestvecClient:
         self._connection = Connection(
             address, timeout_s, wait_for_ready, max_message_bytes, request_id
         )
-        self._channel: grpc.aio.Channel | None = None
-        self._stubs: dict[Service, Any] = {}
+        self._channels: list[grpc.aio.Channel] = []
+        self._stubs: list[dict[Service, Any]] = []
+        self._front_ends = FrontEnds(len(self._connection.addresses))
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,8 +94,8 @@ class AsyncNestvecClient:
 
     async def close(self) -> None:
         """Hang up. Safe to repeat."""
-        if self._channel is not None:
-            await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     @property
     def address(self) -> str:
@@ -196,12 +201,16 @@ class AsyncNestvecClient:
         store_dim: int = 0,
         store_dtype: VectorDtype | str | None = None,
         fields: Mapping[str, FieldType | str] | None = None,
+        coarse_code: CoarseCode | str = CoarseCode.AUTO,
+        evidence: Evidence | None = None,
         exist_ok: bool = False,
         timeout_s: float | None = None,
     ) -> CollectionInfo:
         """See NestvecClient.create_collection."""
         self._connection.forget(name)
-        call = calls.create_collection(name, tiers, store_dim, store_dtype, exist_ok, fields or {})
+        call = calls.create_collection(
+            name, tiers, store_dim, store_dtype, exist_ok, fields or {}, coarse_code, evidence
+        )
         return await self._run(call, timeout_s)
 
     async def collections(self, *, timeout_s: float | None = None) -> list[CollectionInfo]:
@@ -217,9 +226,16 @@ class AsyncNestvecClient:
         self._connection.forget(name)
         await self._run(calls.drop_collection(name), timeout_s)
 
-    async def add_tier(self, name: str, dim: int, *, timeout_s: float = LONG_S) -> TierChange:
+    async def add_tier(
+        self,
+        name: str,
+        dim: int,
+        *,
+        evidence: Evidence | None = None,
+        timeout_s: float = LONG_S,
+    ) -> TierChange:
         """See NestvecClient.add_tier."""
-        return await self._run(upkeep.add_tier(name, dim), timeout_s)
+        return await self._run(upkeep.add_tier(name, dim, evidence), timeout_s)
 
     async def drop_tier(self, name: str, dim: int, *, timeout_s: float = LONG_S) -> TierChange:
         """See NestvecClient.drop_tier."""
@@ -255,31 +271,46 @@ class AsyncNestvecClient:
 
     async def _run(self, call: Call[Result], timeout_s: float | None = None) -> Result:
         connection = self._connection
-        method = getattr(self._stub(call.service), call.method)
-        try:
-            response = await method(
+        limit_s, metadata = connection.limit(timeout_s), connection.metadata()
+
+        def start(server: int, left_s: float) -> Any:
+            return getattr(self._stub(server, call.service), call.method)(
                 call.request,
-                timeout=connection.limit(timeout_s),
-                metadata=connection.metadata(),
+                timeout=left_s,
+                metadata=metadata,
                 wait_for_ready=connection.wait_for_ready,
             )
-        except grpc.RpcError as error:
-            raise connection.error(error, call.method) from None
+
+        def error_of(error: grpc.RpcError) -> NestvecError:
+            return connection.error(error, call.method)
+
+        if len(self._front_ends) > 1 and call.changes_nothing:
+            response = await ask_async(self._front_ends, call.kind, limit_s, start, error_of)
+            return call.read(response)
+        with self._front_ends.one() as server:
+            try:
+                response = await start(server, limit_s)
+            except grpc.RpcError as error:
+                raise error_of(error) from None
         return call.read(response)
 
-    def _stub(self, service: Service) -> Any:
-        if self._channel is None:
+    def _stub(self, server: int, service: Service) -> Any:
+        if not self._channels:
             # Here, because a channel belongs to the loop that runs when it is made.
-            channel = grpc.aio.insecure_channel(
-                self._connection.address, options=self._connection.options()
-            )
-            self._stubs = {
-                "query": query_pb2_grpc.QueryServiceStub(channel),
-                "ingest": ingest_pb2_grpc.IngestServiceStub(channel),
-                "admin": admin_pb2_grpc.AdminServiceStub(channel),
-            }
-            self._channel = channel
-        return self._stubs[service]
+            options = self._connection.options()
+            self._channels = [
+                grpc.aio.insecure_channel(address, options=options)
+                for address in self._connection.addresses
+            ]
+            self._stubs = [
+                {
+                    "query": query_pb2_grpc.QueryServiceStub(channel),
+                    "ingest": ingest_pb2_grpc.IngestServiceStub(channel),
+                    "admin": admin_pb2_grpc.AdminServiceStub(channel),
+                }
+                for channel in self._channels
+            ]
+        return self._stubs[server][service]
 
     async def _space(self, collection: str) -> Space:
         known = self._connection.spaces.get(collection)
@@ -296,7 +327,8 @@ class AsyncNestvecClient:
     ]:
         """(send, receive). `receive` settles one response, and is False at the end."""
         messages: asyncio.Queue[IngestMessage | None] = asyncio.Queue()
-        stream = self._stub("ingest").IngestDocuments(
+        server, cause = self._front_ends.pick(), None
+        stream = self._stub(server, "ingest").IngestDocuments(
             _until_none(messages),
             metadata=self._connection.metadata(),
             wait_for_ready=self._connection.wait_for_ready,
@@ -317,8 +349,10 @@ class AsyncNestvecClient:
         except grpc.aio.AioRpcError as error:
             if error.details() == _LOST_REASON:
                 run.fail(WorkerUnavailable("the stream broke, and grpc.aio lost the reason"))
-            run.fail(self._connection.error(error, "IngestDocuments"))
+            cause = self._connection.error(error, "IngestDocuments")
+            run.fail(cause)
         finally:
+            self._front_ends.ended(server, cause)
             stream.cancel()
             messages.put_nowait(None)
 

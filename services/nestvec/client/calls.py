@@ -23,16 +23,21 @@ from nestvec.client.values import (
 )
 from nestvec.client.vectors import as_query_vector, as_query_vectors
 from nestvec.core.codec import VectorDtype, floats_to_bytes
+from nestvec.core.codes import CoarseCode
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.fields import FieldSchema, FieldType, field_type
 from nestvec.core.filter_text import parse_filter
 from nestvec.core.filters import Filter
+from nestvec.core.measured import Evidence
+from nestvec.rpc.evidence_wire import code_to_wire, evidence_to_wire
 from nestvec.rpc.field_wire import filter_to_wire, schema_to_wire
 from nestvec.rpc.wire import dtype_to_wire
 from nestvec.v1 import admin_pb2, ingest_pb2, query_pb2
 
 Result = TypeVar("Result")
 Service = Literal["query", "ingest", "admin"]
+# Of the services that also write.
+_READS = frozenset({"ListCollections", "DescribeCollection", "DescribeServer"})
 
 
 class SearchOptions(TypedDict, total=False):
@@ -73,6 +78,17 @@ class Call(Generic[Result]):
     method: str
     request: Message
     read: Callable[[Any], Result]
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether it may be asked twice."""
+        return self.service == "query" or self.method in _READS
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Calls of one kind take about as long as each other."""
+        options = getattr(self.request, "options", None)
+        return self.method, getattr(options, "search_class", "")
 
 
 # --- searching ----------------------------------------------------------------------------------
@@ -206,11 +222,14 @@ def create_collection(
     store_dtype: VectorDtype | str | None,
     exist_ok: bool,
     fields: Mapping[str, FieldType | str],
+    coarse_code: CoarseCode | str = CoarseCode.AUTO,
+    evidence: Evidence | None = None,
 ) -> Call[CollectionInfo]:
     """Empty values take the server's defaults."""
     dtype = admin_pb2.STORE_DTYPE_UNSPECIFIED
     if store_dtype is not None:
         dtype = dtype_to_wire(_dtype(store_dtype))
+    code = code_to_wire(_code(coarse_code))
     with as_invalid("collection"):
         request = admin_pb2.CreateCollectionRequest(
             name=name,
@@ -222,6 +241,8 @@ def create_collection(
                 FieldSchema(field, field_type(kind, f"fields.{field}"))
                 for field, kind in fields.items()
             ),
+            coarse_code=code,
+            evidence=None if evidence is None else evidence_to_wire(evidence),
         )
     return Call("admin", "CreateCollection", request, responses.created)
 
@@ -280,3 +301,11 @@ def _dtype(dtype: VectorDtype | str) -> VectorDtype:
     except ValueError:
         known = ", ".join(one.value for one in VectorDtype)
         raise InvalidRequest("store_dtype", f"{dtype!r}, expected one of {known}") from None
+
+
+def _code(code: CoarseCode | str) -> CoarseCode:
+    try:
+        return CoarseCode(code)
+    except ValueError:
+        known = ", ".join(one.value for one in CoarseCode)
+        raise InvalidRequest("coarse_code", f"{code!r}, expected one of {known}") from None

@@ -49,10 +49,11 @@ Metadata = tuple[tuple[str, str], ...]
 class Connection:
     """The settings of one client, and what it learnt.
 
-    address: host:port, or one with a scheme that gRPC knows (unix:, dns:). timeout_s: of a call
-    that brings none. wait_for_ready: let calls wait, within their deadline, for a server that is
-    still starting. request_id: makes the x-request-id of each call; without it the server does.
-    spaces: of collections, as described once.
+    address: host:port, or one with a scheme that gRPC knows (unix:, dns:); several servers of one
+    cluster with commas between. timeout_s: of a call that brings none. wait_for_ready: let calls
+    wait, within their deadline, for a server that is still starting. request_id: makes the
+    x-request-id of each call; without it the server does. spaces: of collections, as described
+    once.
     """
 
     address: str
@@ -63,16 +64,27 @@ class Connection:
     spaces: dict[str, Space] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.address.rpartition(":")[2].strip() or ":" not in self.address:
-            raise ConfigError(f"address {self.address!r}: expected host:port, as in 127.0.0.1:7700")
+        for address in self.addresses:
+            if not address.rpartition(":")[2].strip() or ":" not in address:
+                raise ConfigError(
+                    f"address {self.address!r}: expected host:port, as in 127.0.0.1:7700, or "
+                    f"several with commas between"
+                )
         if not 0 < self.timeout_s < math.inf:
             raise ConfigError(f"timeout_s {self.timeout_s}: expected more than 0 seconds")
 
+    @property
+    def addresses(self) -> list[str]:
+        """One a server."""
+        return [one.strip() for one in self.address.split(",")]
+
     def options(self) -> list[tuple[str, int | str]]:
-        """Of the channel."""
+        """Of a channel."""
         return [
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", self.max_message_bytes),
+            # Of several servers, trying again means trying another one: client/asking.py does.
+            ("grpc.enable_retries", int(len(self.addresses) == 1)),
             ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),

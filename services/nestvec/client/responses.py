@@ -20,6 +20,7 @@ from nestvec.client.values import (
 from nestvec.core.codec import VectorDtype, floats_from_bytes
 from nestvec.core.coverage import Coverage, DegradationKind
 from nestvec.core.ports import StoreUsage
+from nestvec.rpc.evidence_wire import code_from_wire, evidence_from_wire
 from nestvec.rpc.field_wire import fields_from_wire, schema_from_wire
 from nestvec.rpc.wire import (
     certificate_from_wire,
@@ -166,4 +167,6 @@ def collection_info(message: admin_pb2.CollectionDescription) -> CollectionInfo:
         generation=message.generation,
         partitions=message.partitions,
         fields={one.name: one.type for one in schema_from_wire(message.fields)},
+        coarse_code=code_from_wire(message.coarse_code),
+        evidence=evidence_from_wire(message.evidence),
     )

@@ -13,8 +13,10 @@ import grpc
 from numpy.typing import NDArray
 
 from nestvec.client import calls, upkeep
+from nestvec.client.asking import ask_blocking
 from nestvec.client.calls import Call, SearchOptions, Service
 from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
+from nestvec.client.front_ends import FrontEnds
 from nestvec.client.ingest import IngestMessage, IngestRun
 from nestvec.client.upkeep import (
     LONG_S,
@@ -37,8 +39,10 @@ from nestvec.client.values import (
     ServerInfo,
 )
 from nestvec.core.codec import VectorDtype
-from nestvec.core.errors import BudgetSpent
+from nestvec.core.codes import CoarseCode
+from nestvec.core.errors import BudgetSpent, NestvecError
 from nestvec.core.fields import FieldType
+from nestvec.core.measured import Evidence
 from nestvec.core.space import Space
 from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
 
@@ -48,10 +52,11 @@ Result = TypeVar("Result")
 class NestvecClient:
     """Talks to one nestvec server. Safe to share between threads; close it, or use it in `with`.
 
-    address: host:port. timeout_s: the deadline of every call that brings none of its own.
-    wait_for_ready: let calls wait, within their deadline, for a server that is still starting.
-    max_message_bytes: as the server's own setting. request_id: makes the x-request-id that the
-    server logs with each call.
+    address: host:port; of a cluster, those of several front ends with commas between: reads go to
+    the less busy one, and to another one where it is late or gone. timeout_s: the deadline of every
+    call that brings none of its own. wait_for_ready: let calls wait, within their deadline, for a
+    server that is still starting. max_message_bytes: as the server's own setting. request_id: makes
+    the x-request-id that the server logs with each call.
 
     Every method raises errors of `nestvec.core.errors` with the server's message.
     """
@@ -68,13 +73,17 @@ class NestvecClient:
         self._connection = Connection(
             address, timeout_s, wait_for_ready, max_message_bytes, request_id
         )
-        self._channel = grpc.insecure_channel(address, options=self._connection.options())
-        self._ingest = ingest_pb2_grpc.IngestServiceStub(self._channel)
-        self._stubs: dict[Service, Any] = {
-            "query": query_pb2_grpc.QueryServiceStub(self._channel),
-            "ingest": self._ingest,
-            "admin": admin_pb2_grpc.AdminServiceStub(self._channel),
-        }
+        addresses, options = self._connection.addresses, self._connection.options()
+        self._channels = [grpc.insecure_channel(one, options=options) for one in addresses]
+        self._stubs: list[dict[Service, Any]] = [
+            {
+                "query": query_pb2_grpc.QueryServiceStub(channel),
+                "ingest": ingest_pb2_grpc.IngestServiceStub(channel),
+                "admin": admin_pb2_grpc.AdminServiceStub(channel),
+            }
+            for channel in self._channels
+        ]
+        self._front_ends = FrontEnds(len(addresses))
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +98,8 @@ class NestvecClient:
 
     def close(self) -> None:
         """Hang up. Safe to repeat."""
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
     @property
     def address(self) -> str:
@@ -213,15 +223,21 @@ class NestvecClient:
         store_dim: int = 0,
         store_dtype: VectorDtype | str | None = None,
         fields: Mapping[str, FieldType | str] | None = None,
+        coarse_code: CoarseCode | str = CoarseCode.AUTO,
+        evidence: Evidence | None = None,
         exist_ok: bool = False,
         timeout_s: float | None = None,
     ) -> CollectionInfo:
         """Make a collection; what is left out is the server's default. fields: what can be filtered
-        on, with its type (keyword, integer, float, bool or time). Raises AlreadyExists, with
-        `exist_ok` only when the existing one has other settings.
+        on, with its type (keyword, integer, float, bool or time). coarse_code: what the coarse
+        scan reads; one that loses something needs `evidence`. Raises AlreadyExists, with `exist_ok`
+        only when the existing one has other settings; InvalidRequest for a tier or code that was
+        not measured, or loses more than the budget.
         """
         self._connection.forget(name)
-        call = calls.create_collection(name, tiers, store_dim, store_dtype, exist_ok, fields or {})
+        call = calls.create_collection(
+            name, tiers, store_dim, store_dtype, exist_ok, fields or {}, coarse_code, evidence
+        )
         return self._run(call, timeout_s)
 
     def collections(self, *, timeout_s: float | None = None) -> list[CollectionInfo]:
@@ -237,11 +253,19 @@ class NestvecClient:
         self._connection.forget(name)
         self._run(calls.drop_collection(name), timeout_s)
 
-    def add_tier(self, name: str, dim: int, *, timeout_s: float = LONG_S) -> TierChange:
+    def add_tier(
+        self,
+        name: str,
+        dim: int,
+        *,
+        evidence: Evidence | None = None,
+        timeout_s: float = LONG_S,
+    ) -> TierChange:
         """Serve one more trained tier, built from stored vectors while searches go on. Returns when
-        it can be searched. Idempotent. Raises NotFound, TierNotTrained, or InvalidRequest.
+        it can be searched. Idempotent. evidence: what was measured of it, where the collection has
+        a budget. Raises NotFound, TierNotTrained, or InvalidRequest.
         """
-        return self._run(upkeep.add_tier(name, dim), timeout_s)
+        return self._run(upkeep.add_tier(name, dim, evidence), timeout_s)
 
     def drop_tier(self, name: str, dim: int, *, timeout_s: float = LONG_S) -> TierChange:
         """Stop serving a tier, and free its memory. Idempotent. Raises InvalidRequest for the
@@ -285,16 +309,34 @@ class NestvecClient:
 
     def _run(self, call: Call[Result], timeout_s: float | None = None) -> Result:
         connection = self._connection
-        method = getattr(self._stubs[call.service], call.method)
-        try:
-            response = method(
-                call.request,
-                timeout=connection.limit(timeout_s),
-                metadata=connection.metadata(),
-                wait_for_ready=connection.wait_for_ready,
-            )
-        except grpc.RpcError as error:
-            raise connection.error(error, call.method) from None
+        limit_s, metadata = connection.limit(timeout_s), connection.metadata()
+        if len(self._stubs) > 1 and call.changes_nothing:
+
+            def start(server: int, left_s: float) -> Any:
+                method = getattr(self._stubs[server][call.service], call.method)
+                return method.future(
+                    call.request,
+                    timeout=left_s,
+                    metadata=metadata,
+                    wait_for_ready=connection.wait_for_ready,
+                )
+
+            def error_of(error: grpc.RpcError) -> NestvecError:
+                return connection.error(error, call.method)
+
+            response = ask_blocking(self._front_ends, call.kind, limit_s, start, error_of)
+            return call.read(response)
+        with self._front_ends.one() as server:
+            method = getattr(self._stubs[server][call.service], call.method)
+            try:
+                response = method(
+                    call.request,
+                    timeout=limit_s,
+                    metadata=metadata,
+                    wait_for_ready=connection.wait_for_ready,
+                )
+            except grpc.RpcError as error:
+                raise connection.error(error, call.method) from None
         return call.read(response)
 
     def _space(self, collection: str) -> Space:
@@ -310,7 +352,8 @@ class NestvecClient:
     ) -> Iterator[tuple[Callable[[IngestMessage | None], None], Callable[[], bool]]]:
         """(send, receive). `receive` settles one response, and is False at the end."""
         messages: queue.SimpleQueue[IngestMessage | None] = queue.SimpleQueue()
-        stream = self._ingest.IngestDocuments(
+        server, cause = self._front_ends.pick(), None
+        stream = self._stubs[server]["ingest"].IngestDocuments(
             iter(messages.get, None),
             metadata=self._connection.metadata(),
             wait_for_ready=self._connection.wait_for_ready,
@@ -338,5 +381,6 @@ class NestvecClient:
             cause = self._connection.error(error, "IngestDocuments")
             run.fail(BudgetSpent("ingest") if stalled.is_set() else cause)
         finally:
+            self._front_ends.ended(server, cause)
             stream.cancel()
             messages.put(None)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from nestvec.client import responses
 from nestvec.client.calls import Call, as_invalid
 from nestvec.client.values import CollectionInfo
+from nestvec.core.measured import Evidence
+from nestvec.rpc.evidence_wire import evidence_to_wire
 from nestvec.v1 import admin_pb2
 
 # Every stored vector is read, and a backup is written somewhere.
@@ -78,10 +80,12 @@ class Restored:
     documents: int
 
 
-def add_tier(name: str, dim: int) -> Call[TierChange]:
+def add_tier(name: str, dim: int, evidence: Evidence | None = None) -> Call[TierChange]:
     """Serve one more."""
     with as_invalid("dim"):
         request = admin_pb2.AddTierRequest(name=name, dim=dim)
+    if evidence is not None:
+        request.evidence.CopyFrom(evidence_to_wire(evidence))
     return Call("admin", "AddTier", request, _added)
 
 

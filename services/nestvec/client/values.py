@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from nestvec.core.arrays import Floats
 from nestvec.core.certificate import Certificate
 from nestvec.core.codec import VectorDtype
+from nestvec.core.codes import CoarseCode
 from nestvec.core.coverage import Coverage
 from nestvec.core.document import FieldValue
 from nestvec.core.fields import FieldType
+from nestvec.core.measured import Evidence
 from nestvec.core.ports import StoreUsage, TierStatus
 from nestvec.core.space import Space
 
@@ -201,7 +203,7 @@ class IngestReport:
 @dataclass(frozen=True)
 class CollectionInfo:
     """What a collection is. store_dim: what is stored and scored. tiers: what may be searched.
-    fields: what can be filtered on.
+    fields: what can be filtered on. evidence: why its code and tiers may serve.
     """
 
     name: str
@@ -212,6 +214,8 @@ class CollectionInfo:
     generation: int
     partitions: int
     fields: Mapping[str, FieldType]
+    coarse_code: CoarseCode
+    evidence: Evidence
 
 
 @dataclass(frozen=True)
