@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_to_bytes

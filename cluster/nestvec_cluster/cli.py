@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import nestvec
-from nestvec_cluster import cli_collections, cli_documents, cli_upkeep
+from nestvec_cluster import cli_cluster, cli_collections, cli_documents, cli_upkeep
 from nestvec_cluster.cli_group import Commands, LateCommand, fail
 from nestvec_cluster.cli_options import Json
 
@@ -50,6 +50,11 @@ _LATE = (
         "eval",
         "Measure a model's tiers on documents that people judged.",
         "nestvec_cluster.evaluate:evaluate",
+    ),
+    LateCommand(
+        "ablate",
+        "Measure what each tier loses under each code.",
+        "nestvec_cluster.ablate:ablate",
     ),
     LateCommand(
         "probe",
@@ -206,6 +211,7 @@ def check(
 cli_documents.add_to(app)
 cli_collections.add_to(app)
 cli_upkeep.add_to(app)
+cli_cluster.add_to(app)
 app.add_typer(config_app, name="config")
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from nestvec_cluster.cli_options import (
     out,
 )
 from nestvec_cluster.completions import complete_collection
+from nestvec_cluster.evidence import BudgetText, Measured, Override, read_evidence
 
 # Dropping deletes every key, describing samples the store: both grow with the collection.
 _LONG_S = 120.0
@@ -37,6 +38,16 @@ def create(
     store_dtype: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8; by default what the server is set to.")
     ] = None,
+    code: Annotated[
+        str,
+        typer.Option(
+            help="What the coarse scan reads: auto, fp32, fp16, int8, 4bit, rabitq or pq. One that "
+            "loses something needs --budget and --measured."
+        ),
+    ] = "auto",
+    budget: BudgetText = None,
+    measured: Measured = None,
+    override: Override = "",
     field: Field = None,
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="Do not fail when it exists with these settings.")
@@ -45,8 +56,12 @@ def create(
     timeout: Timeout = _LONG_S,
     as_json: Json = False,
 ) -> None:
-    """Create a collection."""
+    """Create a collection.
+
+    With --budget, it serves no tier under no code but what was measured to lose no more.
+    """
     wanted, fields = numbers(tiers, "--tiers"), declared_fields(field)
+    evidence = read_evidence(budget, measured, override)
     with connected(address, timeout) as client:
         info = client.create_collection(
             name,
@@ -54,6 +69,8 @@ def create(
             store_dim=store_dim,
             store_dtype=store_dtype,
             fields=fields,
+            coarse_code=code,
+            evidence=evidence,
             exist_ok=exist_ok,
         )
     from nestvec_cluster.tables import collection_data, dump_json, print_collections

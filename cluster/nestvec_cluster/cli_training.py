@@ -71,10 +71,11 @@ def train(
     Writes a folder that `--model` takes, with a card of each tier's measured worth on pairs that
     were held out. Run again with the same --work, it goes on after the last checkpoint.
     """
+    require_new(folder)
+    for module in ("sentence_transformers", "accelerate", "datasets"):
+        need(module)
     from nestvec.training.bases import is_static, open_base
 
-    require_new(folder)
-    need("accelerate")
     phases = Phases(Console(stderr=True))
     with phases.timed("read", "reading pairs and base"):
         known = read_pairs(pairs)
@@ -207,13 +208,13 @@ def _stages(text: str) -> tuple[Stage, ...]:
     stages = []
     for part in text.split():
         begin, colon, dims = part.partition(":")
-        (share,) = _decimals(begin, "--schedule") or (-1.0,)
-        if not colon or not 0 <= share < 1:
+        shares = _decimals(begin, "--schedule") if colon else ()
+        if len(shares) != 1 or not 0 <= shares[0] < 1:
             raise typer.BadParameter(
                 f"{part!r}: expected a share of the steps, a colon, and dims, as 0.3:256,768",
                 param_hint="--schedule",
             )
-        stages.append(Stage(share, numbers(dims, "--schedule"), ()))
+        stages.append(Stage(shares[0], numbers(dims, "--schedule"), ()))
     return tuple(stages)
 
 

@@ -17,6 +17,7 @@ from nestvec_cluster.cli_options import (
     connected,
     out,
 )
+from nestvec_cluster.evidence import Measured, Override, read_evidence
 
 # Each of them may read every stored vector.
 _HOUR_S = 3600.0
@@ -29,13 +30,16 @@ Dim = Annotated[int, typer.Argument(help="The tier: one of the model's trained d
 def add(
     collection: CollectionArgument,
     dim: Dim,
+    measured: Measured = None,
+    override: Override = "",
     address: Address = DEFAULT_ADDRESS,
     timeout: Timeout = _HOUR_S,
     as_json: Json = False,
 ) -> None:
     """Build a tier from the stored vectors, while searches go on: no text is encoded again."""
     with connected(address, timeout) as client:
-        change = client.add_tier(collection, dim, timeout_s=timeout)
+        evidence = read_evidence(None, measured, override)
+        change = client.add_tier(collection, dim, evidence=evidence, timeout_s=timeout)
     from nestvec_cluster.tables import dump_json
     from nestvec_cluster.upkeep_tables import tier_data, tiers_line
 

@@ -46,7 +46,7 @@ from nestvec_cluster.texts import read_texts, sample
 COLLECTION = "golden"
 WIDTHS = (10, 20, 50, 100, 200, 500, 1000)
 _WIDTH = 50
-_SELF_QUERIES = 500
+SELF_QUERIES = 500
 _LATENCY_QUERIES = 200
 _TIMEOUT_S = 300.0
 _FEWEST_TEXTS = 20
@@ -118,7 +118,7 @@ def evaluate(
     """
     wishes = Wishes(
         by_self,
-        queries if queries is not None or not by_self else _SELF_QUERIES,
+        queries if queries is not None or not by_self else SELF_QUERIES,
         width,
         _checked_widths(widths),
         numbers(tiers, "--tiers"),
@@ -131,7 +131,7 @@ def evaluate(
         require_plots()
     phases = Phases(Console(stderr=True))
     with phases.timed("read", "reading the golden set"):
-        chosen = _read(golden, texts, wishes)
+        chosen = read_set(golden, texts, wishes.by_self, wishes.queries)
     with ExitStack() as stack:
         with phases.timed("start", "starting the server"):
             overrides = {"encoder.model": model, "server.deadline_cap_s": _TIMEOUT_S}
@@ -158,24 +158,26 @@ def _checked_widths(text: str) -> tuple[int, ...]:
     return given
 
 
-def _read(golden: Path | None, texts: Path | None, wishes: Wishes) -> GoldenSet:
-    """The set, with no more queries than wished for."""
+def read_set(
+    golden: Path | None, texts: Path | None, by_self: bool, queries: int | None
+) -> GoldenSet:
+    """One of the two, with at most so many queries. Raises typer.BadParameter, or ConfigError."""
     if (golden is None) == (texts is None):
         raise typer.BadParameter("give one of --golden and --texts")
     if golden is not None:
-        found = load_golden(golden, judged=not wishes.by_self)
-        kept = sample(list(found.queries), wishes.queries)
+        found = load_golden(golden, judged=not by_self)
+        kept = sample(list(found.queries), queries)
         asked = {name: found.queries[name] for name in kept}
         return GoldenSet(
             found.name, found.documents, asked, found.judgments, found.without_positives
         )
     assert texts is not None
-    if not wishes.by_self:
+    if not by_self:
         raise typer.BadParameter("--texts has no judgments; add --self")
     every = read_texts(texts)
     if len(every) < _FEWEST_TEXTS:
         raise ConfigError(f"{texts}: {len(every)} texts, expected at least {_FEWEST_TEXTS}")
-    withheld = sample(every, min(wishes.queries or _SELF_QUERIES, len(every) // 10))
+    withheld = sample(every, min(queries or SELF_QUERIES, len(every) // 10))
     asked = {f"query-{row}": text for row, text in enumerate(withheld)}
     rest = [text for text in every if text not in frozenset(withheld)]
     return GoldenSet(texts.name, {f"text-{row}": text for row, text in enumerate(rest)}, asked, {})

@@ -23,9 +23,21 @@ def require_plots() -> None:
 
 def render(report: Mapping[str, Any]) -> str:
     """`report`, as `nestvec eval --json` writes it, as HTML."""
-    import jinja2
-
     from nestvec_cluster import evaluate_plots
+
+    plots = {
+        "nDCG@10 by tier": evaluate_plots.tier_plot(report),
+        "Recall of exact search by candidates": evaluate_plots.width_plot(report),
+        "nDCG@10 by candidates": evaluate_plots.width_plot(report, "ndcg_at_10"),
+        "Full vectors fetched": evaluate_plots.fetched_plot(report),
+        "Quality against latency": evaluate_plots.speed_plot(report),
+    }
+    return page(_TEMPLATE, report=report, plots=plots, vs_exact=VS_EXACT, lanes=_lanes(report))
+
+
+def page(template: str, **values: Any) -> str:
+    """One of the templates, filled."""
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nestvec_cluster", "templates"),
@@ -35,16 +47,7 @@ def render(report: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["interval"] = _interval
-    plots = {
-        "nDCG@10 by tier": evaluate_plots.tier_plot(report),
-        "Recall of exact search by candidates": evaluate_plots.width_plot(report),
-        "nDCG@10 by candidates": evaluate_plots.width_plot(report, "ndcg_at_10"),
-        "Full vectors fetched": evaluate_plots.fetched_plot(report),
-        "Quality against latency": evaluate_plots.speed_plot(report),
-    }
-    return environment.get_template(_TEMPLATE).render(
-        report=report, plots=plots, vs_exact=VS_EXACT, lanes=_lanes(report)
-    )
+    return environment.get_template(template).render(**values)
 
 
 def _lanes(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -17,8 +17,8 @@ from nestvec_cluster.evaluate_report import WANTED_RECALL
 from nestvec_cluster.evaluating import VS_EXACT
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_MARKS = ("o", "s", "^", "D", "v", "P")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKS = ("o", "s", "^", "D", "v", "P")
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be found and read aloud
     "font.family": "sans-serif",
@@ -50,8 +50,8 @@ def tier_plot(report: Mapping[str, Any]) -> str:
                     [high - mean for mean, (_, high) in zip(means, bounds, strict=True)],
                 ),
                 label=label,
-                color=_COLOURS[number],
-                marker=_MARKS[number],
+                color=COLOURS[number],
+                marker=MARKS[number],
                 capsize=3,
             )
         axes.axhline(report["full"]["ndcg_at_10"], color="#666", ls="--", label="full search")
@@ -59,7 +59,7 @@ def tier_plot(report: Mapping[str, Any]) -> str:
         axes.set_xlabel("tier (dimensions searched)")
         axes.set_ylabel("nDCG@10")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def width_plot(report: Mapping[str, Any], measure: str = VS_EXACT) -> str:
@@ -76,7 +76,7 @@ def width_plot(report: Mapping[str, Any], measure: str = VS_EXACT) -> str:
         _log_widths(axes, widths)
         axes.set_ylabel(label)
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def fetched_plot(report: Mapping[str, Any]) -> str:
@@ -92,7 +92,7 @@ def fetched_plot(report: Mapping[str, Any]) -> str:
         _log_widths(axes, widths)
         axes.set_ylabel("full vectors fetched, mean")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def speed_plot(report: Mapping[str, Any]) -> str:
@@ -112,8 +112,8 @@ def speed_plot(report: Mapping[str, Any]) -> str:
                 [one["p50_ms"] for one in group.values()],
                 [one["ndcg_at_10"] for one in group.values()],
                 label=label,
-                color=_COLOURS[number],
-                marker=_MARKS[number],
+                color=COLOURS[number],
+                marker=MARKS[number],
             )
             for name, one in group.items():
                 axes.annotate(
@@ -126,7 +126,7 @@ def speed_plot(report: Mapping[str, Any]) -> str:
         axes.set_xlabel("p50 latency, ms (one call after another)")
         axes.set_ylabel("nDCG@10")
 
-    return _svg(draw)
+    return svg(draw)
 
 
 def _widths(report: Mapping[str, Any]) -> list[int]:
@@ -151,8 +151,8 @@ def _tier_lines(axes: Axes, report: Mapping[str, Any], figure: str) -> None:
             _widths(report),
             [one[figure] for one in tier["curve"]],
             label=dim,
-            color=_COLOURS[number % len(_COLOURS)],
-            marker=_MARKS[number % len(_MARKS)],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKS[number % len(MARKS)],
             markersize=4,
         )
 
@@ -164,7 +164,7 @@ def _log_widths(axes: Axes, widths: list[int]) -> None:
     axes.set_xlabel("candidates reranked")
 
 
-def _svg(draw: Callable[[Axes], None]) -> str:
+def svg(draw: Callable[[Axes], None]) -> str:
     """What `draw` draws. Ids differ from plot to plot, so that several may stand in one page."""
     number = next(_number)
     with rc_context({**_SETTINGS, "svg.hashsalt": f"plot-{number}"}):

@@ -98,15 +98,15 @@ class Evaluation:
     def tier(self, dim: int, width: int, widths: Sequence[int], on_progress: Progress) -> TierLanes:
         """One tier, in its own order, reranked, and over all widths."""
         options = SearchOptions(coarse_dim=dim, min_coverage=1.0)
-        coarse = self._lane(options | SearchOptions(rerank=False, k=DEPTH))
-        deep = self._lane(
+        coarse = self.lane(options | SearchOptions(rerank=False, k=DEPTH))
+        deep = self.lane(
             options | SearchOptions(rerank=True, k=DEPTH, candidates=max(width, DEPTH)),
             ("recall_at_100",),
         )
         on_progress(2)
         curve: dict[int, Lane] = {}
         for number, one in enumerate(sorted({*widths, width}), start=1):
-            curve[one] = self._lane(
+            curve[one] = self.lane(
                 options | SearchOptions(rerank=True, k=HITS, candidates=one),
                 tuple(name for name in MEASURES if name != "recall_at_100"),
             )
@@ -117,9 +117,10 @@ class Evaluation:
 
     def search_class(self, name: str) -> Lane:
         """One search class as configured, but for as many hits as recall@100 needs."""
-        return self._lane(SearchOptions(search_class=name, k=DEPTH))
+        return self.lane(SearchOptions(search_class=name, k=DEPTH))
 
-    def _lane(self, options: SearchOptions, measures: Sequence[str] = tuple(MEASURES)) -> Lane:
+    def lane(self, options: SearchOptions, measures: Sequence[str] = tuple(MEASURES)) -> Lane:
+        """Every query, asked with these options."""
         options = options | SearchOptions(explain=True, ids_only=True)
         results: list[SearchResult] = []
         vectors = self._asked.vectors

@@ -180,7 +180,7 @@ def find_truth(
     Raises ConfigError when the collection does not hold all of `ids`: the truth would be another's.
     """
     search = ExactSearch(queries, k)
-    for block_ids, vectors in _stored(client, collection, ids):
+    for block_ids, vectors in stored_vectors(client, collection, ids):
         search.add(block_ids, vectors)
         on_progress(search.documents)
     if search.documents != len(ids):
@@ -191,9 +191,10 @@ def find_truth(
     return search.rankings()
 
 
-def _stored(
+def stored_vectors(
     client: NestvecClient, collection: str, ids: Sequence[str]
 ) -> Iterator[tuple[list[str], Floats]]:
+    """Blocks of those that are there, with their full vectors, as the collection stores them."""
     for first in range(0, len(ids), _GET_AT_ONCE):
         found = client.get(collection, ids[first : first + _GET_AT_ONCE], with_vectors=True)
         named = [(one.id, one.vector) for one in found.documents if one.vector is not None]
@@ -269,7 +270,7 @@ def recalls(
         exact: dict[str, float] = {}
         if doubtful := outside(hits, truth, HITS):
             # Only their exact scores tell whether they tie with the truth's last.
-            for ids, vectors in _stored(client, collection, doubtful):
+            for ids, vectors in stored_vectors(client, collection, doubtful):
                 exact |= zip(ids, exact_scores(vector, vectors).tolist(), strict=True)
         found.append(recall_at_k(hits, truth, HITS, exact))
     return found

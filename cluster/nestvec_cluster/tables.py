@@ -111,6 +111,8 @@ def collection_data(info: CollectionInfo) -> dict[str, Any]:
         "generation": info.generation,
         "partitions": info.partitions,
         "fields": {name: kind.value for name, kind in info.fields.items()},
+        "coarse_code": info.coarse_code.value,
+        "evidence": info.evidence.to_dict(),
     }
     if isinstance(info, CollectionDescription):
         data["documents"] = info.documents
@@ -208,9 +210,12 @@ def print_description(console: Console, info: CollectionDescription) -> None:
         ("fingerprint", info.space.fingerprint),
         ("trained tiers", ", ".join(map(str, info.space.trained_dims))),
         ("stored", f"{info.store_dim} x {info.store_dtype.value}"),
+        ("code", info.coarse_code.value),
+        ("budget", _budget(info)),
         ("fields", ", ".join(f"{name}:{kind}" for name, kind in info.fields.items()) or "none"),
         ("vector", f"{store.vector_bytes_per_document:,.0f} bytes a document"),
         ("payload", f"{store.payload_bytes_per_document:,.0f} bytes a document"),
+        ("ids at hand", megabytes(max((t.name_nbytes for t in info.tier_status), default=0))),
         ("log", f"{store.log_entries:,} entries, {store.tombstones:,} deletions remembered"),
         ("store in all", megabytes(store.used_memory_bytes)),
         ("shards", str(info.shards)),
@@ -232,6 +237,13 @@ def print_description(console: Console, info: CollectionDescription) -> None:
             one_line(", ".join(tier.segments)),
         )
     console.print(tiers)
+
+
+def _budget(info: CollectionInfo) -> str:
+    """In words, with what was said to override it."""
+    budget, words = info.evidence.budget, info.evidence.override
+    limits = "none" if budget is None else f"{budget.ndcg:g} nDCG@10, {budget.recall:g} recall@10"
+    return f"{limits}; overridden: {one_line(words)}" if words else limits
 
 
 def print_server(

@@ -1,16 +1,28 @@
-"""Blocking work off the event loop, with a bound on how much of it may wait."""
+"""Blocking work off the event loop, with a bound on how much of it may wait; and reads of a store
+that may be lost.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from nestvec.core.errors import BudgetSpent, Overloaded, WorkerUnavailable
+from nestvec.core.balance import CircuitBreaker
+from nestvec.core.errors import BudgetSpent, Overloaded, StoreUnavailable, WorkerUnavailable
 
 Result = TypeVar("Result")
+
+# Reads of the store that fail slowly in a row before it is left alone for a moment. One that fails
+# at once, as where nothing listens, costs a query a millisecond and is tried every time.
+_STORE_FAILURES = 3
+_STORE_PAUSE_S = 0.5
+# What whoever tries it then may wait: all others are refused meanwhile.
+_TRIAL_S = 0.25
+_SLOWLY_S = 0.05
 
 
 class BoundedExecutor:
@@ -83,3 +95,46 @@ class BoundedExecutor:
 def _retrieve(future: asyncio.Future[Result]) -> None:
     if not future.cancelled():
         future.exception()
+
+
+class StoreGate:
+    """One stage's reads of the store. One that has gone silent costs the first queries their share
+    of time, and after that one query in every half second.
+    """
+
+    def __init__(self, stage: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stage = stage
+        self._clock = clock
+        self._breaker = CircuitBreaker(_STORE_FAILURES, _STORE_PAUSE_S, _STORE_PAUSE_S)
+
+    async def read(self, work: Callable[[], Awaitable[Result]], timeout_s: float) -> Result:
+        """What `work` returns within `timeout_s`. Raises BudgetSpent, or StoreUnavailable without
+        asking where the last reads have failed.
+        """
+        breaker = self._breaker
+        trial = not breaker.closed
+        if trial:
+            if not breaker.begin_probe(self._clock()):
+                raise StoreUnavailable(
+                    f"the store did not answer the last reads, and is asked again within "
+                    f"{_STORE_PAUSE_S + _TRIAL_S:g} s"
+                )
+            timeout_s = min(timeout_s, _TRIAL_S)
+        began_s = self._clock()
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await work()
+        except (TimeoutError, StoreUnavailable) as error:
+            # Whoever hardly waited has learnt nothing of a store that is silent.
+            if self._clock() - began_s >= _SLOWLY_S:
+                breaker.failed(self._clock())
+            if isinstance(error, StoreUnavailable):
+                raise
+            raise BudgetSpent(self._stage) from None
+        else:
+            breaker.succeeded()
+            return result
+        finally:
+            if trial:
+                # Where there was no verdict.
+                breaker.abandon_probe(self._clock())

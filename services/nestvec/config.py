@@ -48,13 +48,43 @@ class ServerSection(_Section):
     )
 
 
+class TlsSection(_Section):
+    """Of `rediss://` connections to the store."""
+
+    ca_file: Path | None = Field(
+        None, description="Who may sign the servers' certificates. Unset: those the system trusts."
+    )
+    cert_file: Path | None = Field(None, description="This client's, where servers ask for one.")
+    key_file: Path | None = None
+    check_hostname: bool = Field(
+        True, description="Whether a certificate must name the host that was connected to."
+    )
+
+    @model_validator(mode="after")
+    def _whole_pair(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together; give both or neither")
+        return self
+
+
 class StoreSection(_Section):
     """Where full vectors and payloads live. Without `url` a server is started as a child."""
 
     url: str | None = Field(
-        None, description="redis://, rediss:// or unix://; a password belongs in `password_file`."
+        None,
+        description="redis://, rediss:// or unix://; redis+sentinel://HOST:PORT,HOST:PORT/SERVICE; "
+        "redis+cluster://HOST:PORT,HOST:PORT. A password belongs in `password_file`.",
     )
-    password_file: Path | None = None
+    cluster: bool = Field(
+        False, description="The servers are a Redis Cluster, as redis+cluster:// says too."
+    )
+    user: str = Field("", description="Of the access rules; with `password_file`.")
+    password_file: Path | None = Field(
+        None, description="Read again for every connection, so that it may be changed meanwhile."
+    )
+    sentinel_user: str = Field("", description="Of the Sentinels themselves.")
+    sentinel_password_file: Path | None = None
+    tls: TlsSection | None = Field(None, description="For rediss, rediss+sentinel and so on.")
     prefix: str = Field("nestvec", pattern=r"^[A-Za-z0-9._-]{1,32}$")
     data_dir: Path | None = Field(
         None, description="Of the embedded server. Unset: a temporary one, gone at the end."
@@ -67,7 +97,7 @@ class StoreSection(_Section):
         "fp16", description="How new collections keep full vectors."
     )
     timeout_s: float = Field(5.0, gt=0, description="Of one round trip.")
-    max_connections: int = Field(32, ge=1)
+    max_connections: int = Field(32, ge=1, description="To each server, from one process.")
     wait_replicas: int = Field(
         0, ge=0, description="Replicas that must confirm a write before it is acknowledged."
     )
@@ -104,8 +134,25 @@ class EncoderSection(_Section):
     trust_remote_code: bool = Field(False, description="Run code that the model's authors ship.")
     card: CardSection | None = None
     card_file: Path | None = Field(None, description="The same as `card`, as a JSON file.")
-    threads: int = Field(2, ge=1, le=64)
+    threads: int = Field(
+        2, ge=1, le=64, description="Batches at once, where the model can run several."
+    )
     batch: int = Field(256, ge=1, le=4096, description="Texts in one call of the model.")
+    batch_tokens: int = Field(
+        8192, ge=1, description="In one call of the model: texts times the longest, estimated."
+    )
+    batch_ms: float = Field(
+        50.0, ge=0, description="What one such call should take, learned; 0 sets no such bound."
+    )
+    batch_wait_ms: float = Field(
+        2.0,
+        ge=0,
+        le=1000,
+        description="For further texts, while others are under way; a lone one never waits.",
+    )
+    waiting: int = Field(
+        128, ge=0, description="Calls of a role that may wait for the model before one is refused."
+    )
     query_cache_bytes: int = Field(
         32 * _KIB * _KIB, ge=0, description="Of vectors of queries asked before; 0 keeps none."
     )
@@ -136,6 +183,11 @@ class CoarseSection(_Section):
     exact_rows: int = Field(10_000, ge=1, description="Smaller segments are scanned exactly.")
     use_gpu: bool = Field(True, description="Where FAISS sees one.")
     addresses: tuple[str, ...] = Field((), description="host:port of shards behind gRPC.")
+    keep_ids: bool = Field(
+        True,
+        description="Know the ids of documents in the coarse tier too, so that hits have them when "
+        "the store is lost: 12 bytes a document, and the id.",
+    )
     snapshots: str | None = Field(
         None,
         min_length=1,
@@ -181,16 +233,26 @@ class ClassSection(_Section):
     rerank: bool = True
     min_coverage: float = Field(1.0, ge=0, le=1)
     degrade: bool = Field(True, description="Answer in coarse order when the store is lost.")
+    share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Of limits.max_queries_under_way, beyond which one of this class is refused. "
+        "Unset: 1 without rerank, 0.5 with more than 2000 candidates, else 0.8.",
+    )
 
 
 class LimitsSection(_Section):
-    """The most that one call may ask for."""
+    """The most that one call may ask for, and all of them together."""
 
     max_k: int = Field(1000, ge=1)
     max_candidates: int = Field(10_000, ge=1)
     max_batch: int = Field(256, ge=1)
     max_text_bytes: int = Field(32 * _KIB, ge=1)
     max_ids: int = Field(1024, ge=1, description="Of one GetDocuments.")
+    max_queries_under_way: int = Field(
+        256, ge=1, description="In one process; a class may fill its share. A batch counts once."
+    )
 
     @model_validator(mode="after")
     def _enough_candidates(self) -> Self:

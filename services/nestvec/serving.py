@@ -6,9 +6,11 @@ import argparse
 import asyncio
 import gc
 import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
@@ -17,24 +19,48 @@ import prometheus_client
 import threadpoolctl
 
 import nestvec
+from nestvec.adapters.opening import open_registry
 from nestvec.config import ServerSection, Settings, load_settings
 from nestvec.core.errors import ConfigError, NestvecError
+from nestvec.core.members import Facts, Member, MemberRole, MemberState, Place
+from nestvec.membership.lease import Lease
+from nestvec.membership.measures import resident_bytes
 from nestvec.rpc.clients import channel_to
 from nestvec.rpc.server import Mounted, Server, ServerLimits
 from nestvec.telemetry import metrics
 from nestvec.telemetry.logs import configure_logs, logger
 
+# Of a server that listens on all of them: nobody can be told to call it there.
+_EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a process offers. In a cluster: fingerprint, the space of an encoder; facts, asked with
+    every heartbeat; lease, where the application has made its own, which has not joined yet.
+    """
+
+    mounted: Sequence[Mounted]
+    fingerprint: str = ""
+    facts: Callable[[], Awaitable[Facts]] | None = None
+    lease: Lease | None = None
+
+
 # Opens what a process offers; everything it opened is closed by the stack, in reverse.
-Opener = Callable[[Settings, AsyncExitStack], Awaitable[list[Mounted]]]
+Opener = Callable[[Settings, AsyncExitStack], Awaitable[Sequence[Mounted] | Offer]]
 _log = logger()
 
 
-async def listen(settings: Settings, mounted: list[Mounted], stack: AsyncExitStack) -> Server:
-    """Serve `mounted` until `stack` closes, then drain. Raises ConfigError when it cannot."""
+async def listen(
+    settings: Settings, mounted: Sequence[Mounted], stack: AsyncExitStack, serving: bool = True
+) -> Server:
+    """Serve `mounted` until `stack` closes, then drain. serving: whether it is healthy from the
+    start. Raises ConfigError when it cannot.
+    """
     section = settings.server
     limits = ServerLimits(section.max_message_bytes, section.max_concurrent_calls, section.drain_s)
     server = Server(mounted, limits)
-    await server.start(section.host, section.port)
+    await server.start(section.host, section.port, serving)
     stack.push_async_callback(server.stop)
     return server
 
@@ -46,8 +72,124 @@ async def open_channel(settings: Settings, address: str, stack: AsyncExitStack) 
     return channel
 
 
-async def serve(settings: Settings, opener: Opener, on_ready: Callable[[str], None]) -> None:
-    """Open, listen, tell the address, wait for SIGTERM or SIGINT, drain, close."""
+# --- belonging to a cluster ---------------------------------------------------------------------
+
+
+def member_of(
+    settings: Settings,
+    role: MemberRole,
+    name: str,
+    *,
+    fingerprint: str = "",
+    place: Place | None = None,
+) -> Member:
+    """What this process is, before it has an address. name: where the settings give no slot."""
+    section = settings.cluster
+    return Member(
+        name=section.slot or name,
+        role=role,
+        address="",
+        node=section.node or socket.gethostname(),
+        version=nestvec.__version__,
+        fingerprint=fingerprint,
+        place=place,
+    )
+
+
+def advertised(settings: Settings, port: int) -> str:
+    """Where others reach this process, which listens on `port`. Raises ConfigError."""
+    wanted = settings.cluster.advertise
+    if wanted is None:
+        if settings.server.host in _EVERY_ADDRESS:
+            raise ConfigError(
+                f"server.host is {settings.server.host}, which others cannot call; give the "
+                f"host:port at which they reach this process in cluster.advertise"
+            )
+        return f"{settings.server.host}:{port}"
+    host, _, number = wanted.rpartition(":")
+    if not host or not number.isdigit() or int(number) > 65_535:
+        raise ConfigError(
+            f"cluster.advertise is {wanted!r}, expected host:port; port 0 stands for the one that "
+            f"this process listens on"
+        )
+    return wanted if int(number) else f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A process that listens. address: where. lease: its place in a cluster, where it has one."""
+
+    address: str
+    server: Server
+    lease: Lease | None
+
+    async def become_ready(self) -> None:
+        """Return once it may be asked; in a cluster, tell so. May be cancelled."""
+        if self.lease is not None:
+            await self.lease.become_ready()
+            await self.server.tell_health(serving=True)
+
+
+async def host(
+    settings: Settings, opener: Opener, stack: AsyncExitStack, role: MemberRole | None = None
+) -> Hosted:
+    """Open and listen; with `cluster.name` and a role (or a lease in the offer) join as STARTING.
+
+    `stack` ends it in this order: DRAINING and not healthy, while calls are answered for two
+    heartbeats, until everybody knows; then no new calls, and those in flight finish; then the lease
+    is given up; then what was opened is closed. Raises ConfigError or StoreUnavailable.
+    """
+    offered = await opener(settings, stack)
+    offer = offered if isinstance(offered, Offer) else Offer(offered)
+    belongs = offer.lease is not None or (role is not None and settings.cluster.name is not None)
+    # Between what was opened and the server: the lease goes when the last call is finished.
+    leaving = await stack.enter_async_context(AsyncExitStack())
+    server = await listen(settings, offer.mounted, stack, serving=not belongs)
+    hosted_at = f"{settings.server.host}:{server.port}"
+    lease = offer.lease
+    if belongs:
+        address = advertised(settings, server.port)
+        if lease is None:
+            assert role is not None
+            lease = await _open_lease(settings, role, offer, address, leaving)
+        leaving.push_async_callback(lease.leave)
+        await lease.join(address)
+        stack.push_async_callback(_drain, lease, server)
+    return Hosted(hosted_at, server, lease)
+
+
+async def _open_lease(
+    settings: Settings, role: MemberRole, offer: Offer, address: str, stack: AsyncExitStack
+) -> Lease:
+    name = f"{role.value}/{address}"
+    member = member_of(settings, role, name, fingerprint=offer.fingerprint)
+    registry = await open_registry(settings.store, settings.cluster, stack)
+    return Lease(registry, member, settings.cluster.heartbeat_s, offer.facts or _plain_facts)
+
+
+async def _plain_facts() -> Facts:
+    return Facts(memory_bytes=resident_bytes())
+
+
+async def _drain(lease: Lease, server: Server) -> None:
+    _log.info("server.leaving", member=lease.member.name)
+    await server.tell_health(serving=False)
+    await lease.become(MemberState.DRAINING)
+    await asyncio.sleep(lease.ttl_s)
+
+
+# --- one process --------------------------------------------------------------------------------
+
+
+async def serve(
+    settings: Settings,
+    opener: Opener,
+    on_ready: Callable[[str], None],
+    role: MemberRole | None = None,
+) -> None:
+    """Open, listen, tell the address, wait for SIGTERM or SIGINT, drain, close. role: what it is in
+    a cluster, where the settings name one; see `host`.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -64,15 +206,31 @@ async def serve(settings: Settings, opener: Opener, on_ready: Callable[[str], No
     async with AsyncExitStack() as stack:
         if settings.server.metrics_port is not None:
             stack.callback(_export_metrics(settings.server).shutdown)
-        server = await listen(settings, await opener(settings, stack), stack)
-        address = f"{settings.server.host}:{server.port}"
-        # What is open now stays: it need not be looked through for garbage again and again.
-        gc.collect()
-        gc.freeze()
-        _log.info("server.started", address=address)
-        on_ready(address)
-        await stop.wait()
+        hosted = await host(settings, opener, stack, role)
+        if await _ready_before(stop, hosted):
+            # What is open now stays: it need not be looked through for garbage again and again.
+            gc.collect()
+            gc.freeze()
+            _log.info("server.started", address=hosted.address)
+            on_ready(hosted.address)
+            await stop.wait()
         _log.info("server.draining")
+
+
+async def _ready_before(stop: asyncio.Event, hosted: Hosted) -> bool:
+    """Whether it became ready before it was told to stop: catching up may take minutes."""
+    ready = asyncio.create_task(hosted.become_ready())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            return False
+        await ready
+        return True
+    finally:
+        for task in (ready, stopping):
+            task.cancel()
+        await asyncio.gather(ready, stopping, return_exceptions=True)
 
 
 def _export_metrics(section: ServerSection) -> WSGIServer:
@@ -99,26 +257,33 @@ def tune_process() -> None:
     threadpoolctl.threadpool_limits(limits=1, user_api="blas")
 
 
-def run(settings: Settings, opener: Opener, on_ready: Callable[[str], None]) -> None:
+def run(
+    settings: Settings,
+    opener: Opener,
+    on_ready: Callable[[str], None],
+    role: MemberRole | None = None,
+) -> None:
     """`serve` on the fastest event loop there is."""
     configure_logs(settings.log.level, settings.log.format)
     tune_process()
     try:
         import uvloop
     except ImportError:
-        asyncio.run(serve(settings, opener, on_ready))
+        asyncio.run(serve(settings, opener, on_ready, role))
     else:
-        uvloop.run(serve(settings, opener, on_ready))
+        uvloop.run(serve(settings, opener, on_ready, role))
 
 
-def run_main(opener: Opener, what: str) -> int:
-    """The command line of one application: `--config nestvec.yaml`. Returns the exit code."""
+def run_main(opener: Opener, what: str, role: MemberRole | None = None) -> int:
+    """The command line of one application: `--config nestvec.yaml`. Returns the exit code. role:
+    see `serve`.
+    """
     parser = argparse.ArgumentParser(description=f"Serve {what} of nestvec on its own.")
     parser.add_argument("--config", type=Path, help="nestvec.yaml; without it, the defaults")
     arguments = parser.parse_args()
     try:
         settings = load_settings(arguments.config)
-        run(settings, opener, lambda address: print(address, flush=True))  # noqa: T201
+        run(settings, opener, lambda address: print(address, flush=True), role)  # noqa: T201
     except NestvecError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

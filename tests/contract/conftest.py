@@ -9,7 +9,8 @@ import pytest
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.core.ports import VectorStore
-from tests.support.stores import own_store, redis_binary, start_cluster_node
+from tests.support.redis_servers import LocalCluster, Watched
+from tests.support.stores import own_store, redis_binary
 
 
 @pytest.fixture(scope="session")
@@ -27,21 +28,29 @@ def redis_server() -> Iterator[EmbeddedValkey]:
 
 
 @pytest.fixture(scope="session")
-def cluster_node() -> Iterator[EmbeddedValkey]:
-    """A server that refuses commands over two hash slots."""
-    server = start_cluster_node()
-    yield server
-    server.stop()
+def redis_cluster() -> Iterator[str]:
+    """The URL of a cluster of three masters."""
+    with LocalCluster() as cluster:
+        yield cluster.url
 
 
-@pytest.fixture(params=["memory", "valkey", "redis", "cluster"])
+@pytest.fixture(scope="session")
+def watched_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a primary behind a Sentinel."""
+    with Watched(tmp_path_factory.mktemp("sentinel"), replicas=0) as watched:
+        yield watched.url
+
+
+@pytest.fixture(params=["memory", "valkey", "redis", "cluster", "sentinel"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[VectorStore]:
     """An empty store of each kind."""
     opened: VectorStore
     if request.param == "memory":
         opened = MemoryStore()
     elif request.param == "cluster":
-        opened = own_store(request.getfixturevalue("cluster_node"), cluster=True)
+        opened = own_store(request.getfixturevalue("redis_cluster"))
+    elif request.param == "sentinel":
+        opened = own_store(request.getfixturevalue("watched_server"))
     else:
         opened = own_store(request.getfixturevalue(f"{request.param}_server"))
     yield opened

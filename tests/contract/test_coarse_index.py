@@ -16,6 +16,7 @@ import pytest
 from nestvec.adapters.faiss_index import FaissFactory, GpuFlatIndex, GpuResources, import_faiss
 from nestvec.adapters.memory_index import NumpyFactory, NumpyIndex
 from nestvec.core.arrays import Bools, Floats, Ids
+from nestvec.core.codes import CoarseCode
 from nestvec.core.errors import ConfigError
 from nestvec.core.ports import CoarseIndex
 from tests.nestvec.core.synthetic import mrl_like
@@ -32,6 +33,7 @@ class Kind:
     build: Callable[[Floats], CoarseIndex]
     dim: int = 32
     reach: int = 10
+    error: float = 0.35
 
 
 def with_gpu_double(prefixes: Floats) -> CoarseIndex:
@@ -39,11 +41,18 @@ def with_gpu_double(prefixes: Floats) -> CoarseIndex:
     return GpuFlatIndex(faiss, GpuResources(faiss), prefixes)
 
 
+def coded(code: CoarseCode) -> FaissFactory:
+    return FaissFactory(exact_rows=1, use_gpu=False).coded(code)
+
+
 KINDS = {
     "numpy": Kind("numpy", NumpyFactory().build),
     "flat": Kind("flat", FaissFactory(use_gpu=False).build),
     "pq": Kind("pq16x4fs", FaissFactory(exact_rows=1, use_gpu=False).build, reach=200),
     "sq8": Kind("sq8", FaissFactory(exact_rows=1, use_gpu=False).build, dim=33, reach=20),
+    "fp16": Kind("sqfp16", coded(CoarseCode.FP16).build, reach=12),
+    "int8": Kind("sq8", coded(CoarseCode.INT8).build, reach=20),
+    "rabitq": Kind("rabitq", coded(CoarseCode.RABITQ).build, reach=500, error=0.7),
     "gpu": Kind("gpu-flat-fp16", lambda rows: FaissFactory(exact_rows=1).build(rows), reach=20),
     "gpu-double": Kind("gpu-flat-fp16", with_gpu_double),
 }
@@ -177,7 +186,7 @@ def test_scores_are_near_the_cosines(case: Case) -> None:
     rows, scores = case.index.search(case.queries, 10)
     truth = np.take_along_axis(case.scores(), rows, axis=1)
     exact = case.kind.reach == 10
-    assert np.abs(scores - truth).max() < (1e-5 if exact else 0.35)
+    assert np.abs(scores - truth).max() < (1e-5 if exact else case.kind.error)
 
 
 @pytest.mark.parametrize("allowed", [None, some_allowed(0.01)])
@@ -253,6 +262,33 @@ def test_exact_rows_is_where_the_fast_scan_begins() -> None:
     factory = FaissFactory(exact_rows=1000, use_gpu=False)
     assert factory.build(mrl_like(999, 8, seed=5)).kind == "flat"
     assert factory.build(mrl_like(1000, 8, seed=5)).kind == "pq4x4fs"
+
+
+def test_a_code_that_cannot_be_trained_on_so_few_rows_is_an_exact_scan() -> None:
+    for code, least in ((CoarseCode.FOUR_BIT, 624), (CoarseCode.PQ, 9984)):
+        factory = coded(code)
+        assert factory.build(mrl_like(least - 1, 8, seed=4)).kind == "flat"
+        assert factory.build(mrl_like(least, 8, seed=4)).kind != "flat"
+
+
+def test_a_code_that_does_not_divide_the_prefix_is_a_byte_a_dimension_instead() -> None:
+    prefixes = mrl_like(10_000, 12, seed=5)
+    assert coded(CoarseCode.PQ).build(prefixes).kind == "sq8"
+    assert coded(CoarseCode.FOUR_BIT).build(prefixes[:, :11]).kind == "sq8"
+
+
+def test_a_finer_code_is_larger() -> None:
+    prefixes = mrl_like(10_000, 64, seed=6)
+    codes = ("fp32", "fp16", "int8", "4bit", "rabitq", "pq")
+    sizes = [coded(CoarseCode(code)).build(prefixes).nbytes for code in codes]
+    # RaBitQ's corrections and the lists' ids weigh more on so short a prefix.
+    assert sizes == [10_000 * size for size in (256, 128, 64, 24, 16, 16)]
+
+
+def test_a_coded_factory_leaves_the_one_it_came_from_as_it_was() -> None:
+    factory = FaissFactory(exact_rows=1, use_gpu=False)
+    factory.coded(CoarseCode.RABITQ)
+    assert factory.build(mrl_like(700, 32, seed=4)).kind == "pq16x4fs"
 
 
 def test_a_fast_scan_is_smaller_than_the_prefixes_by_far() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from nestvec.adapters.faiss_index import FaissFactory
 from nestvec.adapters.memory_index import NumpyFactory
+from nestvec.core.codes import CoarseCode
 from nestvec.core.ports import CoarseIndexFactory
 from tests.nestvec.core.synthetic import mrl_like
 
@@ -16,14 +17,18 @@ def trained() -> FaissFactory:
     return FaissFactory(exact_rows=1, use_gpu=False)
 
 
+@pytest.mark.parametrize("code", [CoarseCode.AUTO, CoarseCode.RABITQ, CoarseCode.PQ])
 @pytest.mark.parametrize("dim", [8, 32, 128])
-def test_a_trained_index_answers_as_before(dim: int) -> None:
-    prefixes, queries = mrl_like(ROWS, dim, seed=1), mrl_like(20, dim, seed=2)
-    allowed = mrl_like(ROWS, 8, seed=3)[:, 0] > 0
-    index = trained().build(prefixes)
+def test_a_trained_index_answers_as_before(dim: int, code: CoarseCode) -> None:
+    # Enough for the code with the most centroids.
+    rows = 10_000 if code is CoarseCode.PQ else ROWS
+    prefixes, queries = mrl_like(rows, dim, seed=1), mrl_like(20, dim, seed=2)
+    allowed = mrl_like(rows, 8, seed=3)[:, 0] > 0
+    factory = trained().coded(code)
+    index = factory.build(prefixes)
     data = index.to_bytes()
     assert data is not None
-    again = trained().from_bytes(index.kind, data, ROWS, dim)
+    again = factory.from_bytes(index.kind, data, rows, dim)
     assert again is not None
     assert (again.kind, again.nbytes) == (index.kind, index.nbytes)
     for mask in (None, allowed):

@@ -244,6 +244,32 @@ async def test_external_ids_are_read_from_payloads(store: VectorStore) -> None:
     assert await store.external_ids(docs, ids) == [*STRANGE_IDS, None, None]
 
 
+async def test_external_ids_are_read_whatever_their_length_and_that_of_the_text(
+    store: VectorStore,
+) -> None:
+    docs = await created(store)
+    # Control characters take six bytes each in a payload.
+    names = ["short", "x" * 512, "\x01" * 512, '"' * 512, "é" * 256]
+    for length in (1, 700, 40_000):
+        records = [
+            replace(a_record(name, version=length), payload=payload_to_bytes(text_of(name, length)))
+            for name in names
+        ]
+        placed = ids_of(await store.put(docs, records))
+        assert await store.external_ids(docs, placed) == names
+    many = [
+        replace(a_record(f"n{n}"), payload=payload_to_bytes(text_of(f"n{n}", 5)))
+        for n in range(2500)
+    ]
+    placed = ids_of(await store.put(docs, many))
+    assert await store.external_ids(docs, placed) == [one.external_id for one in many]
+
+
+def text_of(name: str, length: int) -> Document:
+    """The text ends a read of fixed length in the middle of a character."""
+    return Document(name, "é" * length)
+
+
 async def test_usage_counts_live_documents_and_their_bytes(store: VectorStore) -> None:
     docs = await created(store)
     names = [f"n{i}" for i in range(300)]

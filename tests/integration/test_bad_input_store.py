@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -53,7 +54,13 @@ def address(store: StoreServer) -> Iterator[str]:
     """One engine over that store: each test leaves both as it found them."""
     settings = load_settings(
         None,
-        {"server.port": 0, "store.url": store.url, "store.timeout_s": STORE_TIMEOUT_S},
+        {
+            "server.port": 0,
+            "store.url": store.url,
+            "store.timeout_s": STORE_TIMEOUT_S,
+            # One that would rather fail than answer in coarse order.
+            "classes.strict": {"coarse_dim": 256, "k": 10, "candidates": 100, "degrade": False},
+        },
     )
     with background_engine(settings) as address:
         yield address
@@ -78,6 +85,27 @@ def fails(code: grpc.StatusCode, message: str) -> Iterator[None]:
         yield
     assert caught.value.code() is code
     assert time.monotonic() - started < BOUND_S
+
+
+def check_ids_alone(response: query_pb2.SearchResponse, told: str) -> None:
+    """The right ids in coarse order, and all that is lacking admitted. told: why."""
+    assert response.hits[0].id == RIGHT
+    assert {hit.id for hit in response.hits} <= {*TEXTS, "before"}
+    assert {hit.text for hit in response.hits} == {""}
+    kinds = [degradation.kind for degradation in response.degradations]
+    assert kinds[-1] == common_pb2.DEGRADATION_KIND_PAYLOAD_MISSING
+    assert set(kinds[:-1]) <= {common_pb2.DEGRADATION_KIND_RERANK_SKIPPED}
+    assert re.search(told, response.degradations[-1].detail)
+    assert response.certificate == NONE
+
+
+def check_whole_again(caller: Caller) -> None:
+    """Soon, without a restart: a store that was silent is tried again every half second."""
+    deadline = time.monotonic() + PATIENCE_S
+    while caller.search().degradations:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    caller.check_serves()
 
 
 def check_unavailable(stream: IngestStream, told: str) -> None:
@@ -107,7 +135,7 @@ def check_goes_in_now(caller: Caller, stream: IngestStream) -> None:
 # --- down ----------------------------------------------------------------------------------------
 
 
-def test_a_store_that_is_down_makes_calls_unavailable_until_it_is_back(
+def test_a_store_that_is_down_leaves_ids_in_coarse_order_and_fails_the_rest_until_it_is_back(
     store: StoreServer, caller: Caller
 ) -> None:
     told = r"the store at 127\.0\.0\.1:\d+ cannot be reached .*; see that it runs"
@@ -116,11 +144,11 @@ def test_a_store_that_is_down_makes_calls_unavailable_until_it_is_back(
     caller.delete("before")
     store.kill()
     try:
-        for search_class in ("search", "autocomplete", "analyst"):
-            with fails(Code.UNAVAILABLE, told):
-                caller.search(search_class=search_class)
         with fails(Code.UNAVAILABLE, told):
-            caller.batch(texts=[QUESTION])
+            caller.search(search_class="strict")
+        for search_class in ("search", "autocomplete", "analyst"):
+            check_ids_alone(caller.search(search_class=search_class), told)
+        check_ids_alone(caller.batch(texts=[QUESTION]).responses[0], told)
         with fails(Code.UNAVAILABLE, told):
             caller.get(RIGHT)
         with fails(Code.UNAVAILABLE, told):
@@ -157,7 +185,7 @@ def test_a_store_that_is_down_costs_hot_documents_their_order_alone(
         store.start_again()
 
 
-def test_an_embedded_store_that_was_killed_makes_calls_unavailable(
+def test_an_embedded_store_that_was_killed_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started: list[EmbeddedValkey] = []
@@ -178,8 +206,9 @@ def test_an_embedded_store_that_was_killed_makes_calls_unavailable(
             assert time.monotonic() < deadline
             time.sleep(0.01)
         told = r"the store at unix:\S+ cannot be reached .* nestvec started it, start nestvec again"
+        check_ids_alone(caller.search(), told)
         with fails(Code.UNAVAILABLE, told):
-            caller.search()
+            caller.get(RIGHT)
         check_unavailable(caller.stream(), "start nestvec again")
         # What needs no store is answered all the same.
         assert caller.encode(QUESTION).space.dim == 768
@@ -250,16 +279,17 @@ def test_a_store_that_does_not_answer_is_waited_for_no_longer_than_the_deadline(
     with store.stopped():
         # The caller's deadline ends it, or else the store's own time limit.
         with fails(Code.DEADLINE_EXCEEDED, "[Dd]eadline"):
-            caller.search(timeout_s=STORE_TIMEOUT_S / 2)
-        for search_class in ("search", "autocomplete"):
-            with fails(Code.UNAVAILABLE, told):
-                caller.search(search_class=search_class)
+            caller.search(search_class="strict", timeout_s=STORE_TIMEOUT_S / 2)
+        with fails(Code.UNAVAILABLE, told):
+            caller.search(search_class="strict")
+        for search_class in ("search", "autocomplete", "search", "search"):
+            check_ids_alone(caller.search(search_class=search_class), "answer")
         with fails(Code.UNAVAILABLE, told):
             caller.get(RIGHT)
         with fails(Code.UNAVAILABLE, told):
             caller.delete(RIGHT)
         check_unavailable(stream, "did not answer in time")
-    caller.check_serves()
+    check_whole_again(caller)
     check_goes_in_now(caller, stream)
 
 

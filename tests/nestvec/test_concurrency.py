@@ -9,8 +9,14 @@ from collections.abc import Callable
 
 import pytest
 
-from nestvec.concurrency import BoundedExecutor
-from nestvec.core.errors import BudgetSpent, InvalidRequest, Overloaded, WorkerUnavailable
+from nestvec.concurrency import BoundedExecutor, StoreGate
+from nestvec.core.errors import (
+    BudgetSpent,
+    InvalidRequest,
+    Overloaded,
+    StoreUnavailable,
+    WorkerUnavailable,
+)
 from tests.support.rooms import PATIENT_S, eventually
 
 
@@ -203,3 +209,111 @@ async def test_many_calls_leave_no_place_taken() -> None:
 
     await eventually(at_rest)
     executor.close()
+
+
+# --- a store that may be lost ---------------------------------------------------------------------
+
+
+class Store:
+    """Each read takes `seconds` of a clock that only reads move, and fails where it is down."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.seconds = 1.0
+        self.down = True
+        self.reads = 0
+
+    def clock(self) -> float:
+        return self.now_s
+
+    async def read(self) -> str:
+        self.reads += 1
+        self.now_s += self.seconds
+        if self.down:
+            raise StoreUnavailable("it is down")
+        return "value"
+
+
+async def refused(gate: StoreGate, store: Store) -> bool:
+    """Whether the next read is refused without asking the store."""
+    before = store.reads
+    with pytest.raises(StoreUnavailable):
+        await gate.read(store.read, PATIENT_S)
+    return store.reads == before
+
+
+async def test_a_store_that_fails_slowly_is_left_alone_and_tried_now_and_then() -> None:
+    store = Store()
+    gate = StoreGate("payload", store.clock)
+    assert [await refused(gate, store) for _ in range(6)] == [False] * 3 + [True] * 3
+    store.now_s += 0.51
+    assert [await refused(gate, store) for _ in range(3)] == [False, True, True]
+    # The pause does not grow.
+    store.now_s += 0.51
+    store.down = False
+    assert await gate.read(store.read, PATIENT_S) == "value"
+    assert await gate.read(store.read, PATIENT_S) == "value"
+
+
+async def test_one_success_between_failures_keeps_the_gate_open() -> None:
+    store = Store()
+    gate = StoreGate("payload", store.clock)
+    for _ in range(5):
+        store.down = True
+        assert not await refused(gate, store)
+        assert not await refused(gate, store)
+        store.down = False
+        assert await gate.read(store.read, PATIENT_S) == "value"
+
+
+async def test_a_store_that_fails_at_once_is_asked_every_time() -> None:
+    store = Store()
+    store.seconds = 0.001
+    gate = StoreGate("payload", store.clock)
+    assert not any([await refused(gate, store) for _ in range(10)])
+
+
+async def test_a_silent_store_costs_each_reader_its_time_and_then_none() -> None:
+    gate = StoreGate("payload")
+
+    async def silent() -> None:
+        await asyncio.Event().wait()
+
+    for _ in range(3):
+        with pytest.raises(BudgetSpent, match="payload"):
+            await gate.read(silent, 0.06)
+    with pytest.raises(StoreUnavailable, match="did not answer the last reads"):
+        await gate.read(silent, 0.06)
+
+
+async def test_readers_in_a_hurry_close_the_gate_for_nobody() -> None:
+    gate = StoreGate("payload")
+
+    async def silent() -> None:
+        await asyncio.Event().wait()
+
+    for _ in range(6):
+        with pytest.raises(BudgetSpent):
+            await gate.read(silent, 0.001)
+
+
+async def test_a_trial_that_is_cancelled_lets_another_follow() -> None:
+    store = Store()
+    gate = StoreGate("payload", store.clock)
+    for _ in range(3):
+        await refused(gate, store)
+    store.now_s += 0.51
+    begun = asyncio.Event()
+
+    async def silent() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    trial = asyncio.create_task(gate.read(silent, PATIENT_S))
+    await begun.wait()
+    assert await refused(gate, store), "one trial at a time"
+    trial.cancel()
+    await asyncio.gather(trial, return_exceptions=True)
+    store.now_s += 0.51
+    store.down = False
+    assert await gate.read(store.read, PATIENT_S) == "value"

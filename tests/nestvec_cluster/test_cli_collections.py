@@ -34,7 +34,16 @@ def test_describe_as_json_tells_tiers_and_store(nestvec: Nestvec, collection_nam
     data = nestvec("describe", collection_name, "--json").json
     assert data["documents"] == 1
     assert [tier["dim"] for tier in data["tier_status"]] == [128, 256]
-    assert data["tier_status"][0].keys() == {"dim", "documents", "deleted", "segments", "nbytes"}
+    assert data["tier_status"][0].keys() == {
+        "dim",
+        "documents",
+        "deleted",
+        "segments",
+        "nbytes",
+        "name_nbytes",
+    }
+    # 8 bytes an internal id, 4 an offset (and one more at the end), and the id itself.
+    assert data["tier_status"][0]["name_nbytes"] >= 8 + 2 * 4 + 1
     assert data["store"].keys() == {
         "documents",
         "vector_bytes_per_document",

@@ -12,6 +12,7 @@ import numpy as np
 from nestvec.adapters.embedded_valkey import EmbeddedValkey
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.admin.app import AdminApp, CollectionWish, StoredCatalogue
+from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_to_bytes
 from nestvec.core.ports import (
@@ -84,6 +85,9 @@ class NotingShard:
         raise NotImplementedError
 
     async def settle(self, collection: Collection) -> None:
+        raise NotImplementedError
+
+    async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
         raise NotImplementedError
 
     async def status(self, collection: Collection) -> list[TierStatus]:

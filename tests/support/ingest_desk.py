@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.adapters.models.memory import HashModel
+from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_from_bytes
 from nestvec.core.errors import BudgetSpent, NotFound
@@ -141,6 +142,9 @@ class FollowingShard:
         raise NotImplementedError
 
     async def settle(self, collection: Collection) -> None:
+        raise NotImplementedError
+
+    async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
         raise NotImplementedError
 
     async def drop(self, name: str, generation: int) -> None:

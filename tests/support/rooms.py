@@ -307,6 +307,10 @@ class FaultyStore(MemoryStore):
         await self.faults.begin("payloads")
         return await super().payloads(collection, ids)
 
+    async def external_ids(self, collection: Collection, ids: Ids) -> list[str | None]:
+        await self.faults.begin("external_ids")
+        return await super().external_ids(collection, ids)
+
     def kept(self, collection: Collection) -> set[int]:
         """Internal ids whose vector is there, live or not."""
         return {
@@ -409,3 +413,7 @@ class FaultyShard:
 
     async def status(self, collection: Collection) -> list[TierStatus]:
         return await self._shard.status(collection)
+
+    async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
+        await self.faults.begin("names")
+        return await self._shard.names(collection, ids)

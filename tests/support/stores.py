@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import shutil
 import socket
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.embedded_valkey import EmbeddedValkey
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
@@ -90,18 +89,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_cluster_node() -> EmbeddedValkey:
-    """A cluster of one node that owns every slot: it refuses commands over two slots."""
-    options = {"cluster-enabled": "yes", "cluster-port": str(free_port()), "bind": "127.0.0.1"}
-    server = EmbeddedValkey(EmbeddedSettings(options=options)).start()
-    ask(server, "CLUSTER ADDSLOTSRANGE 0 16383")
-    deadline = time.monotonic() + 30
-    while b"cluster_state:ok" not in ask(server, "CLUSTER INFO"):
-        assert time.monotonic() < deadline, "the cluster of one never became ready"
-        time.sleep(0.05)
-    return server
-
-
 def ask(server: EmbeddedValkey, command: str) -> bytes:
     """The raw answer to one short command."""
     with socket.socket(socket.AF_UNIX) as connection:
@@ -111,6 +98,7 @@ def ask(server: EmbeddedValkey, command: str) -> bytes:
         return connection.recv(1 << 16)
 
 
-def own_store(server: EmbeddedValkey, *, cluster: bool = False) -> RedisStore:
-    """A store under a prefix that no other test uses."""
-    return RedisStore(RedisSettings(server.url, prefix=f"t{next(_prefixes)}", cluster=cluster))
+def own_store(server: EmbeddedValkey | str) -> RedisStore:
+    """A store under a prefix that no other test uses. server: one, or the URL of any."""
+    url = server if isinstance(server, str) else server.url
+    return RedisStore(RedisSettings(url, prefix=f"t{next(_prefixes)}"))

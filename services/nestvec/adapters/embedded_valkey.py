@@ -93,7 +93,7 @@ class EmbeddedValkey:
     def start(self) -> Self:
         """Return when it answers. Raises ConfigError with the log's last lines when it does not."""
         assert self._guard is None, "started already"
-        binary = _find_binary(self._settings.binary)
+        binary = find_binary(self._settings.binary)
         self._runtime_dir = _make_runtime_dir()
         lock = None
         try:
@@ -226,7 +226,7 @@ class EmbeddedValkey:
         return "it left no log"
 
 
-def _find_binary(wanted: Path | None) -> Path:
+def find_binary(wanted: Path | None) -> Path:
     """The server to run. Raises ConfigError when there is none."""
     if wanted is not None:
         if not os.access(wanted, os.X_OK) or wanted.is_dir():

@@ -8,28 +8,26 @@ less than the training would.
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import threading
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from nestvec.adapters.faiss_codes import UNTRAINED, bytes_per_row, recipe
 from nestvec.core.arrays import Bools, Floats, Ids
+from nestvec.core.codes import CoarseCode
 from nestvec.core.errors import ConfigError
 from nestvec.core.ports import CoarseIndex
 
 # k-means for 16 centroids a sub-quantiser needs few points; more only cost time.
 _TRAINING_ROWS = 50_000
 _EXACT_ROWS = 10_000
-# FAISS refuses to train 16 centroids on fewer than 16 rows, and warns below 39 for each.
-_LEAST_TRAINED_ROWS = 16 * 39
 # FAISS on a GPU selects at most this many neighbours (faiss/gpu/utils/Limits).
 _GPU_LARGEST_COUNT = 2048
 # From this many queries on, a call uses more than one thread: a single scan cannot.
 _QUERIES_PER_THREAD = 8
-
-# Kinds that hold the rows as they are: made again faster than read.
-_UNTRAINED = ("flat", "sq8")
 
 _CPU_WHEEL = "faiss-cpu"
 _GPU_WHEELS = ("faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cuvs")
@@ -80,11 +78,13 @@ class FaissFactory:
 
     def __init__(self, threads: int = 1, exact_rows: int = _EXACT_ROWS, use_gpu: bool = True):
         """threads: for batches of queries. exact_rows: smaller segments are
-        scanned exactly, and any that is too small to train on. use_gpu: where FAISS sees one.
+        scanned exactly, and any that is too small to train on. use_gpu: where FAISS sees one, for
+        collections that name no code.
         """
         self._faiss = import_faiss()
         self._threads = threads
-        self._exact_rows = max(exact_rows, _LEAST_TRAINED_ROWS)
+        self._exact_rows = exact_rows
+        self._code = CoarseCode.AUTO
         gpus = self._faiss.get_num_gpus() if use_gpu else 0
         self._gpu = GpuResources(self._faiss) if gpus > 0 else None
 
@@ -100,27 +100,35 @@ class FaissFactory:
         # thread trains on 200,000 rows in 2 s; two wait for each other at every step, which on a
         # machine that others use has taken a minute.
         _use_threads(self._faiss, 1)
-        if rows < self._exact_rows:
+        chosen = recipe(self._code, dim)
+        # A code that does not divide the prefix is one byte a dimension instead.
+        chosen = chosen or recipe(CoarseCode.INT8, dim)
+        assert chosen is not None
+        if rows < max(self._exact_rows, chosen.least_rows):
             return CpuIndex(self._faiss, self._filled("Flat", prefixes), "flat", self._threads)
-        if self._gpu is not None:
+        if self._gpu is not None and self._code is CoarseCode.AUTO:
             return GpuFlatIndex(self._faiss, self._gpu, prefixes)
-        if dim % 2:
-            # 4-bit sub-quantisers take two dimensions each.
-            return CpuIndex(self._faiss, self._filled("SQ8", prefixes), "sq8", self._threads)
-        code = f"PQ{dim // 2}x4fs"
-        index = self._filled(f"IVF1,{code}", prefixes)
-        return CpuIndex(self._faiss, index, code.lower(), self._threads)
+        index = self._filled(chosen.factory, prefixes)
+        return CpuIndex(self._faiss, index, chosen.kind, self._threads)
+
+    def coded(self, code: CoarseCode) -> FaissFactory:
+        """See ports.CoarseIndexFactory."""
+        if code is self._code:
+            return self
+        factory = copy.copy(self)
+        factory._code = code  # noqa: SLF001  a copy of our own
+        return factory
 
     def from_bytes(self, kind: str, data: bytes, rows: int, dim: int) -> CoarseIndex | None:
         """See ports.CoarseIndexFactory."""
-        if self._gpu is not None:
+        if self._gpu is not None and self._code is CoarseCode.AUTO:
             return None
         try:
             index = self._faiss.deserialize_index(np.frombuffer(data, np.uint8))
         except RuntimeError:
             # FAISS reads what it wrote long ago; what it cannot is another library's, or newer.
             return None
-        if (index.ntotal, index.d) != (rows, dim):
+        if (index.ntotal, index.d) != (rows, dim) or bytes_per_row(kind, dim) is None:
             return None
         return CpuIndex(self._faiss, index, kind, self._threads)
 
@@ -140,9 +148,11 @@ class CpuIndex:
         self._faiss = faiss
         self._index = index
         self._threads = threads
-        self._in_lists = isinstance(index, faiss.IndexIVF)
+        self._rotated = isinstance(index, faiss.IndexPreTransform)
+        inner = faiss.downcast_index(index.index) if self._rotated else index
+        self._in_lists = isinstance(inner, faiss.IndexIVF)
         self.kind = kind
-        self.nbytes = _bytes_of(index, kind)
+        self.nbytes = index.ntotal * (bytes_per_row(kind, index.d) or 0)
 
     def search(
         self, queries: Floats, count: int, allowed: Bools | None = None
@@ -160,6 +170,8 @@ class CpuIndex:
             if self._in_lists
             else self._faiss.SearchParameters(sel=selector)
         )
+        if self._rotated:
+            params = self._faiss.SearchParametersPreTransform(index_params=params)
         scores, rows = self._index.search(np.ascontiguousarray(queries), count, params=params)
         return rows, scores
 
@@ -173,7 +185,7 @@ class CpuIndex:
 
     def to_bytes(self) -> bytes | None:
         """See ports.CoarseIndex. What is trained is kept; a copy of the rows is made again."""
-        if self.kind in _UNTRAINED:
+        if self.kind in UNTRAINED:
             return None
         serialised: bytes = self._faiss.serialize_index(self._index).tobytes()
         return serialised
@@ -222,11 +234,6 @@ class GpuFlatIndex:
         return None
 
 
-class _Sized(Protocol):
-    ntotal: int
-    d: int
-
-
 def _only_allowed(
     rows: Ids, scores: Floats, allowed: Bools | None, count: int
 ) -> tuple[Ids, Floats]:
@@ -252,12 +259,3 @@ def _sample(prefixes: Floats) -> Floats:
     rows = np.random.default_rng(0).choice(len(prefixes), _TRAINING_ROWS, replace=False)
     sample: Floats = prefixes[np.sort(rows)]
     return sample
-
-
-def _bytes_of(index: _Sized, kind: str) -> int:
-    """Bytes of codes: FAISS does not tell. One list keeps an int64 id a row as well."""
-    if kind == "flat":
-        return index.ntotal * index.d * 4
-    if kind == "sq8":
-        return index.ntotal * index.d
-    return index.ntotal * (index.d // 4 + 8)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 
 from nestvec.core.arrays import Bools, Floats, Ids
+from nestvec.core.codes import CoarseCode
 
 
 class NumpyFactory:
@@ -18,6 +21,10 @@ class NumpyFactory:
     def build(self, prefixes: Floats) -> NumpyIndex:
         """prefixes: (rows, dim) float32, unit."""
         return NumpyIndex(prefixes)
+
+    def coded(self, code: CoarseCode) -> Self:  # noqa: ARG002  the port's
+        """See ports.CoarseIndexFactory. Exact whatever the code."""
+        return self
 
     def from_bytes(self, kind: str, data: bytes, rows: int, dim: int) -> NumpyIndex | None:  # noqa: ARG002  the port's
         """See ports.CoarseIndexFactory. It has nothing worth keeping."""

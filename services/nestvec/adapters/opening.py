@@ -9,18 +9,26 @@ from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
 from nestvec.adapters.models.card import ModelCard
 from nestvec.adapters.models.factory import load_model
 from nestvec.adapters.models.settings import EndpointSettings, LocalSettings, ModelSettings
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_client import RedisClient
+from nestvec.adapters.redis_epochs import Epochs
+from nestvec.adapters.redis_keys import Keyspace
+from nestvec.adapters.redis_registry import RedisRegistry
+from nestvec.adapters.redis_settings import RedisSettings, TlsSettings
 from nestvec.adapters.redis_store import RedisStore
-from nestvec.config import EncoderSection, StoreSection
+from nestvec.config import ClusterSection, EncoderSection, StoreSection
 from nestvec.core.errors import ConfigError
-from nestvec.core.ports import EmbeddingModel, VectorStore
+from nestvec.core.ports import EmbeddingModel, Registry, VectorStore
 from nestvec.core.space import Prompts, Recipe
+
+# Heartbeats and looks follow one another; a call beside them is rare.
+_REGISTRY_CONNECTIONS = 4
 
 
 async def open_store(section: StoreSection, stack: AsyncExitStack) -> VectorStore:
     """The store that the settings name, or an embedded server of its own; closed by `stack`.
 
-    Raises ConfigError or StoreUnavailable when it does not answer, or holds another format.
+    Raises StoreUnavailable when it does not answer, and ConfigError when it holds another format,
+    or is a cluster and the settings do not say so, or the other way round.
     """
     url = section.url
     if url is None:
@@ -39,20 +47,53 @@ async def open_store(section: StoreSection, stack: AsyncExitStack) -> VectorStor
             "store.data_dir is for the embedded server, and store.url names another one; "
             "remove one of them"
         )
-    store = RedisStore(
-        RedisSettings(
-            url=url,
-            prefix=section.prefix,
-            max_connections=section.max_connections,
-            command_timeout_s=section.timeout_s,
-            wait_replicas=section.wait_replicas,
-            wait_timeout_s=section.wait_timeout_s,
-        )
-    )
+    store = RedisStore(_redis_settings(section, url, section.max_connections))
     stack.push_async_callback(store.close)
-    await store.ping()
+    await store.require_kind()
     await store.finish_drops()
     return store
+
+
+def _redis_settings(section: StoreSection, url: str, max_connections: int) -> RedisSettings:
+    return RedisSettings(
+        url=url,
+        prefix=section.prefix,
+        max_connections=max_connections,
+        command_timeout_s=section.timeout_s,
+        wait_replicas=section.wait_replicas,
+        wait_timeout_s=section.wait_timeout_s,
+        cluster=section.cluster,
+        user=section.user,
+        password_file=section.password_file,
+        sentinel_user=section.sentinel_user,
+        sentinel_password_file=section.sentinel_password_file,
+        tls=None if section.tls is None else TlsSettings(**section.tls.model_dump()),
+    )
+
+
+async def open_registry(
+    settings: StoreSection, cluster: ClusterSection, stack: AsyncExitStack
+) -> Registry:
+    """The registry of the cluster that the settings name; `stack` closes its connections, which are
+    its own: a busy store must not hold a heartbeat up.
+
+    Raises ConfigError without `store.url` or `cluster.name`, or where the namespace is another
+    cluster's; StoreUnavailable when the server does not answer.
+    """
+    if cluster.name is None:
+        raise ConfigError("cluster.name is not set; give the name of the cluster to belong to")
+    if settings.url is None:
+        raise ConfigError(
+            "store.url is not set; the processes of a cluster share a store: give its address"
+        )
+    client = RedisClient(
+        _redis_settings(settings, settings.url, _REGISTRY_CONNECTIONS),
+        Epochs(Keyspace(settings.prefix).primary),
+    )
+    stack.push_async_callback(client.close)
+    registry = RedisRegistry(client, settings.prefix)
+    await registry.found(cluster.name)
+    return registry
 
 
 async def open_shared_store(section: StoreSection, stack: AsyncExitStack) -> VectorStore:

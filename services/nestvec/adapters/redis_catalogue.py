@@ -112,11 +112,17 @@ class RedisCatalogue:
         await self._client.run(LEAVE, [call])
 
     async def finish_drops(self) -> None:
-        """Delete the keys of every generation that has left. Safe to repeat and to share."""
+        """Delete the keys of every generation that has left. Safe to repeat and to share.
+
+        Where servers changed meanwhile a sweep may have missed keys, or its deletions may be lost:
+        then it is noted as unfinished still, for the next call.
+        """
         for entry in await self._client.call(b"SMEMBERS", self._keys.dropping):
             name, _, generation = entry.decode().rpartition(":")
+            before = await self._client.whereabouts()
             await self._sweep(self._keys.pattern(name, int(generation)))
-            await self._client.call(b"SREM", self._keys.dropping, entry)
+            if await self._client.whereabouts() == before:
+                await self._client.call(b"SREM", self._keys.dropping, entry)
 
     async def asset(self, collection: Collection, name: str) -> bytes:
         """Raises NotFound when the generation has no such asset, or is gone."""
@@ -148,16 +154,17 @@ class RedisCatalogue:
         )
 
     async def _sweep(self, pattern: bytes) -> None:
-        """UNLINK all that matches, a step at a time: the server answers others in between."""
-        cursor = b"0"
-        while True:
-            cursor, found = await self._client.call(
-                b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT
-            )
-            if found:
-                await self._client.batch([(b"UNLINK", key) for key in found])
-            if cursor == b"0":
-                return
+        """UNLINK all that matches, a step at a time: the servers answer others in between."""
+        for primary in await self._client.primaries():
+            cursor = b"0"
+            while True:
+                cursor, found = await primary.call(
+                    b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCAN_COUNT
+                )
+                if found:
+                    await self._client.batch([(b"UNLINK", key) for key in found])
+                if cursor == b"0":
+                    break
 
     def _require_format(self, found: bytes) -> None:
         if found != FORMAT:

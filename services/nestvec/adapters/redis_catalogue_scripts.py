@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from nestvec.adapters.redis_scripts import Script
 
-# KEYS: primary. ARGV: server, least epoch. Returns the epoch in which this server writes, or -1
-# when none is left. Must work in a full store: deleting comes after it.
+# KEYS: primary. ARGV: server, least epoch, the highest epoch that the caller knows of. Returns the
+# epoch in which this server writes, or -1 when none is left. A count below what the caller knows
+# went back with a lost tail: then nothing that it says of this server is trusted. It always writes,
+# so that WAIT has something to wait for. Must work in a full store: deleting comes after it.
 REGISTER = Script(
     r"""
-local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)
-local least = tonumber(ARGV[2])
-if redis.call('HGET', KEYS[1], 'server') == ARGV[1] and epoch >= least then return epoch end
-epoch = math.max(epoch + 1, least)
+local count = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)
+local epoch = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0)
+local least, known = tonumber(ARGV[2]), tonumber(ARGV[3])
+local sound = epoch > 0 and epoch >= least and count >= known
+if not sound then
+  epoch = math.max(count + 1, least, known + 1)
+  count = epoch
+end
 if epoch > 65535 then return -1 end
 redis.call('HDEL', KEYS[1], '')
-redis.call('HSET', KEYS[1], 'server', ARGV[1], 'epoch', epoch)
+redis.call('HSET', KEYS[1], ARGV[1], epoch, 'epoch', count)
+if not sound and redis.call('HLEN', KEYS[1]) > 4096 then
+  local all = redis.call('HGETALL', KEYS[1])
+  for at = 1, #all, 2 do
+    if (tonumber(all[at + 1]) or 0) <= epoch - 2048 then redis.call('HDEL', KEYS[1], all[at]) end
+  end
+end
 return epoch
 """
 )

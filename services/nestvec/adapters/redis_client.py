@@ -1,34 +1,55 @@
-"""Round trips to a Redis-protocol server: bounded in time, and failing in nestvec's own errors."""
+"""Commands to a Redis-protocol store: one server, the primary behind Sentinels, or a cluster."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
-from redis.exceptions import ExecAbortError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import ExecAbortError, NoScriptError, ResponseError
 
+from nestvec.adapters.redis_cluster import Cluster
 from nestvec.adapters.redis_epochs import Epochs
-from nestvec.adapters.redis_errors import translate
-from nestvec.adapters.redis_pool import Command, RedisPool, RedisSettings
+from nestvec.adapters.redis_errors import refused_undone, translate
+from nestvec.adapters.redis_node import Node
+from nestvec.adapters.redis_pool import Command, RedisPool, info_fields
 from nestvec.adapters.redis_scripts import Script
-from nestvec.core.errors import StoreUnavailable
+from nestvec.adapters.redis_sentinel import PrimaryPool
+from nestvec.adapters.redis_settings import RedisSettings, target_of
+from nestvec.core.errors import ConfigError, StoreUnavailable
+
+
+class RoundTrip(Protocol):
+    """See Node.round_trip and Cluster.round_trip."""
+
+    def __call__(
+        self, commands: Sequence[Command], least_epoch: int | None = None, /
+    ) -> Awaitable[list[Any]]: ...
 
 
 class RedisClient:
-    """Sends commands. Nothing is retried: what was sent may have been done."""
+    """Sends commands. What a server may have done is never sent again."""
 
     def __init__(self, settings: RedisSettings, epochs: Epochs) -> None:
-        self._pool = RedisPool(settings)
-        self._epochs = epochs
-        self._timeout_s = settings.command_timeout_s
+        target = target_of(settings)
+        self.address = target.name
+        """Where the store is, without credentials."""
         self._wait_replicas = settings.wait_replicas
         self._wait_timeout_s = settings.wait_timeout_s
-
-    @property
-    def address(self) -> str:
-        """Where the server is, without credentials."""
-        return self._pool.address
+        self._cluster: Cluster | None = None
+        self._node: Node | None = None
+        # Looked up once here: a read must not pay for the choice.
+        self._round_trip: RoundTrip
+        if target.kind == "cluster":
+            self._cluster = Cluster(settings, target, epochs)
+            self._round_trip = self._cluster.round_trip
+        else:
+            pool = (
+                PrimaryPool(target, settings.max_connections, settings.connect_timeout_s)
+                if target.kind == "sentinel"
+                else RedisPool(target.options, settings.max_connections)
+            )
+            self._node = Node(pool, target.name, epochs, settings.command_timeout_s)
+            self._round_trip = self._node.round_trip
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command's answer. Raises StoreUnavailable or Overloaded."""
@@ -41,6 +62,35 @@ class RedisClient:
         Commands before and after a failed one are done all the same.
         """
         return [self._sound(answer) for answer in await self._round_trip(commands)]
+
+    async def everywhere(self, *command: bytes | str | int) -> list[Any]:
+        """The answer of each primary. For what no key says where to send."""
+        return [await primary.call(*command) for primary in await self.primaries()]
+
+    async def primaries(self) -> list[Primary]:
+        """Each server that has some of the keys."""
+        nodes = [self._node] if self._node else []
+        if self._cluster is not None:
+            nodes = list(await self._cluster.primaries())
+        return [Primary(node, self._sound) for node in nodes]
+
+    async def require_kind(self) -> None:
+        """Raise ConfigError at a cluster's node that was not announced as one. A cluster that is
+        none raises it by itself, when its slots are asked for.
+        """
+        for info in await self.everywhere(b"INFO", b"cluster"):
+            enabled = info_fields(info).get(b"cluster_enabled") == b"1"
+            if enabled and self._cluster is None:
+                raise ConfigError(
+                    f"the store at {self.address} is a node of a Redis Cluster; set store.cluster "
+                    f"and name several of its nodes in store.url"
+                )
+
+    async def whereabouts(self) -> tuple[Any, ...]:
+        """Which runs of which servers have which slots: to see whether that changed meanwhile."""
+        infos = await self.everywhere(b"INFO", b"server")
+        runs = [info_fields(info).get(b"run_id") for info in infos]
+        return (runs, self._cluster.layout() if self._cluster is not None else ())
 
     async def run(
         self,
@@ -64,7 +114,7 @@ class RedisClient:
         answers = await self._send(commands, atomic, confirmed, least_epoch)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:  # a server that started since, or SCRIPT FLUSH; those calls did nothing
-            await self.call(b"SCRIPT", b"LOAD", script.text)
+            await self.everywhere(b"SCRIPT", b"LOAD", script.text)
             again = [commands[i] for i in unknown]
             late = await self._send(again, atomic, confirmed, least_epoch)
             for i, answer in zip(unknown, late, strict=True):
@@ -73,11 +123,15 @@ class RedisClient:
 
     async def raise_epoch(self, least: int) -> None:
         """See that writes go on in this epoch or a later one. Raises ConfigError past the last."""
-        await self._round_trip([(b"PING",)], least)
+        for primary in await self.primaries():
+            await primary.raise_epoch(least)
 
     async def close(self) -> None:
         """Close idle connections; one in use closes when its round trip ends."""
-        await self._pool.close()
+        if self._node is not None:
+            await self._node.pool.close()
+        if self._cluster is not None:
+            await self._cluster.close()
 
     async def _send(
         self, commands: list[Command], atomic: bool, confirmed: bool, least_epoch: int | None
@@ -105,37 +159,29 @@ class RedisClient:
                 f"replicas"
             )
 
-    async def _round_trip(
-        self, commands: Sequence[Command], least_epoch: int | None = None
-    ) -> list[Any]:
-        """Answers in order; an error reply stands among them as a ResponseError."""
-        if not commands:
-            return []
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                link = await self._pool.acquire()
-                try:
-                    if least_epoch is not None:
-                        epoch = await self._epochs.over(link, least_epoch)
-                        commands = [
-                            (*one, epoch) if one[0] == b"EVALSHA" else one for one in commands
-                        ]
-                    return await link.exchange(commands)
-                except BaseException:
-                    # Answers may be due: they must not reach whoever has the connection next.
-                    await link.disconnect()
-                    raise
-                finally:
-                    if self._pool.closed:
-                        await link.disconnect()
-                    self._pool.release(link)
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            raise translate(error, self.address) from None
-
     def _sound(self, answer: Any) -> Any:
         if isinstance(answer, Exception):
+            if self._node is not None and refused_undone(answer):
+                self._node.pool.doubt()
             raise translate(answer, self.address) from None
         return answer
+
+
+class Primary:
+    """One server of those that have the keys."""
+
+    def __init__(self, node: Node, sound: Callable[[Any], Any]) -> None:
+        self._node = node
+        self._sound = sound
+
+    async def call(self, *command: bytes | str | int) -> Any:
+        """As RedisClient.call."""
+        (answer,) = await self._node.round_trip([command])
+        return self._sound(answer)
+
+    async def raise_epoch(self, least: int) -> None:
+        """As RedisClient.raise_epoch, of this one."""
+        await self._node.round_trip([(b"PING",)], least)
 
 
 def _of_transaction(answers: list[Any], count: int) -> list[Any]:

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_keys import tag_of
+from nestvec.adapters.redis_pool import Command
+from nestvec.adapters.redis_scripts import HEADS
 
 T = TypeVar("T")
 
@@ -42,6 +44,25 @@ class RedisReads:
             for position, value in zip(group, answer, strict=True):
                 values[position] = value
         return values
+
+    async def heads(self, keys: Sequence[bytes], nbytes: int) -> list[bytes]:
+        """The first bytes of each value, empty where there is none. One round trip up to 1,000
+        keys; one call of the script a slot, where a command a key would cost twice as much.
+        """
+        if len(keys) > KEYS_PER_COMMAND:
+            return [head for _, chunk in chunks(keys) for head in await self.heads(chunk, nbytes)]
+        groups: dict[bytes, list[int]] = {}
+        for position, key in enumerate(keys):
+            groups.setdefault(tag_of(key) if self._cluster else b"", []).append(position)
+        calls: list[Command] = [
+            (len(group), *(keys[i] for i in group), nbytes - 1) for group in groups.values()
+        ]
+        heads = [b""] * len(keys)
+        answers = await self._client.run(HEADS, calls, confirmed=False)
+        for group, answer in zip(groups.values(), answers, strict=True):
+            for position, head in zip(group, answer, strict=True):
+                heads[position] = head
+        return heads
 
 
 def chunks(items: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:

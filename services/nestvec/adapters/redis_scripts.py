@@ -1,11 +1,13 @@
 """The Lua that makes writes atomic: no modules, no flags, Redis and Valkey alike.
 
-Three laws of the server's scripting carry the weight here:
+Four laws of the server's scripting carry the weight here:
 
 - A script that has written is never stopped for lack of memory. Only its *first* write is checked
   against `maxmemory`; so a script whose first write may be refused fails before anything changed.
 - What frees nothing at once counts as a write all the same. So a script that must work in a full
   store begins by deleting something that is not there.
+- In a cluster, a key that is not there may be refused while its slot is moving away, in the middle
+  of a script too. So one that makes keys looks at one of them before its first write.
 - An error in the middle does not undo what was written. So every script reads, and refuses,
   before its first write, and what could fail otherwise (XADD, on a log that is damaged) is first.
 
@@ -93,6 +95,7 @@ for at = 3, #ARGV - 1, 4 do
 end
 if #accepted == 0 then return answer end
 local last = start + #accepted
+redis.call('EXISTS', vector .. name_of(last))
 redis.call('XADD', KEYS[4], entry_id(last), 'b', 'p' .. table.concat(replaced))
 redis.call('SET', KEYS[1], name_of(last))
 for nth, at in ipairs(accepted) do
@@ -263,5 +266,18 @@ for nth = 2, #KEYS do
   redis.call('EXPIRE', KEYS[nth], ARGV[3])
 end
 return ''
+"""
+)
+
+# KEYS: strings. ARGV: the last byte wanted of each. Returns one beginning a key, empty where there
+# is no value. Values are often thousands of bytes of text that a reader of beginnings has no use
+# for.
+HEADS = Script(
+    r"""
+local heads = {}
+for at, key in ipairs(KEYS) do
+  heads[at] = redis.call('GETRANGE', key, 0, ARGV[1])
+end
+return heads
 """
 )

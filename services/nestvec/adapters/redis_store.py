@@ -20,14 +20,16 @@ from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_epochs import Epochs
 from nestvec.adapters.redis_keys import Keyspace, locate
 from nestvec.adapters.redis_log import RedisLog
-from nestvec.adapters.redis_pool import Command, RedisSettings
+from nestvec.adapters.redis_pool import Command
 from nestvec.adapters.redis_reads import KEYS_PER_COMMAND, RedisReads, chunks
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_streams import RedisStreams
 from nestvec.adapters.redis_usage import measure
 from nestvec.adapters.redis_writes import RedisWrites
 from nestvec.adapters.store_rules import by_partition, external_id_in
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
+from nestvec.core.document import HEAD_BYTES, external_id_at_head
 from nestvec.core.errors import CorruptVector
 from nestvec.core.placement import internal_id, internal_ids
 from nestvec.core.ports import (
@@ -43,14 +45,14 @@ from nestvec.core.ports import (
 
 
 class RedisStore:
-    """A `VectorStore`. `cluster` in the settings keeps the keys of each command in one slot."""
+    """A `VectorStore`. In a cluster the keys of each command are in one slot."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self._keys = Keyspace(settings.prefix)
         self._client = RedisClient(settings, Epochs(self._keys.primary))
-        self._reads = RedisReads(self._client, settings.cluster)
+        self._reads = RedisReads(self._client, settings.in_cluster)
         self._catalogue = RedisCatalogue(self._client, self._keys)
-        self._writes = RedisWrites(self._client, self._keys, settings.cluster)
+        self._writes = RedisWrites(self._client, self._keys, settings.in_cluster)
         self._log = RedisLog(self._client, self._keys, self._reads)
         self._streams = RedisStreams(self._client, self._keys)
         self._backup = RedisBackup(self._client, self._keys)
@@ -213,7 +215,17 @@ class RedisStore:
         return await self._reads.values(self._keys.of(collection).payloads(ids))
 
     async def external_ids(self, collection: Collection, ids: Ids) -> list[str | None]:
-        return [external_id_in(payload) for payload in await self.payloads(collection, ids)]
+        """From the first bytes of payloads; from whole ones where that is too little."""
+        await self._require_format()
+        keys = self._keys.of(collection).payloads(ids)
+        heads = await self._reads.heads(keys, HEAD_BYTES)
+        names = [external_id_at_head(head) for head in heads]
+        unclear = [at for at, head in enumerate(heads) if head and names[at] is None]
+        if unclear:
+            payloads = await self._reads.values([keys[at] for at in unclear])
+            for at, payload in zip(unclear, payloads, strict=True):
+                names[at] = external_id_in(payload)
+        return names
 
     async def live_ids(self, collection: Collection, partitions: range) -> AsyncIterator[Ids]:
         """A map entry that cannot be read names no live document, and is passed over."""
@@ -237,8 +249,14 @@ class RedisStore:
         await self._require_format()
         return await measure(self._client, self._keys.of(collection))
 
+    async def require_kind(self) -> None:
+        """That every server answers, and is a cluster's node where the settings say so. Raises
+        ConfigError, or StoreUnavailable.
+        """
+        await self._client.require_kind()
+
     async def ping(self) -> None:
-        await self._client.call(b"PING")
+        await self._client.everywhere(b"PING")
 
     async def close(self) -> None:
         await self._client.close()

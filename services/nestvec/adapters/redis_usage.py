@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_keys import PartitionKeys, locate
-from nestvec.adapters.redis_pool import Command
+from nestvec.adapters.redis_pool import Command, info_fields
 from nestvec.core.ports import StoreUsage
 
 _SAMPLED_PARTITIONS = 8
@@ -16,7 +16,7 @@ _SAMPLED_FIELDS = 64
 
 async def measure(client: RedisClient, keys: PartitionKeys) -> StoreUsage:
     """Counts every document; sizes are means over a sample. The id map and the log count with the
-    vectors.
+    vectors. The memory used is of all primaries together.
     """
     counts = await client.batch(
         [(b"HLEN", key) for key in keys.ids + keys.tombstones]
@@ -25,11 +25,11 @@ async def measure(client: RedisClient, keys: PartitionKeys) -> StoreUsage:
     partitions = len(keys.ids)
     lengths = counts[:partitions]
     tombstones, entries = sum(counts[partitions:-partitions]), sum(counts[-partitions:])
-    info = await client.call(b"INFO", b"memory")
+    used = sum(map(_used_memory, await client.everywhere(b"INFO", b"memory")))
     filled = [partition for partition, length in enumerate(lengths) if length]
     sampled = filled[:: max(1, len(filled) // _SAMPLED_PARTITIONS)][:_SAMPLED_PARTITIONS]
     if not sampled:
-        return StoreUsage(0, 0.0, 0.0, _used_memory(info), tombstones, entries)
+        return StoreUsage(0, 0.0, 0.0, used, tombstones, entries)
     shared = await client.batch(
         [
             (b"MEMORY", b"USAGE", kind[p], b"SAMPLES", _SAMPLED_FIELDS)
@@ -53,7 +53,7 @@ async def measure(client: RedisClient, keys: PartitionKeys) -> StoreUsage:
         documents=sum(lengths),
         vector_bytes_per_document=_mean(await client.batch(vectors)) + shared_bytes,
         payload_bytes_per_document=_mean(await client.batch(payloads)),
-        used_memory_bytes=_used_memory(info),
+        used_memory_bytes=used,
         tombstones=tombstones,
         log_entries=entries,
     )
@@ -66,5 +66,4 @@ def _mean(sizes: list[int | None]) -> float:
 
 
 def _used_memory(info: bytes) -> int:
-    fields = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
-    return int(fields.get(b"used_memory", b"0"))
+    return int(info_fields(info).get(b"used_memory", b"0"))

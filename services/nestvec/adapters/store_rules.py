@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nestvec.core.collection import Collection
-from nestvec.core.document import payload_from_bytes
-from nestvec.core.errors import CorruptVector, InvalidRequest
+from nestvec.core.document import external_id_at_head
+from nestvec.core.errors import InvalidRequest
 from nestvec.core.placement import internal_ids, partition_of
 from nestvec.core.ports import LogBatch, StoredDocument, StoreDeletion, StoreRecord
 from nestvec.core.stream_digest import DIGEST_BYTES
@@ -110,9 +110,4 @@ def batch_of(partition: int, entries: Iterable[LogEntry | None], limit: int) -> 
 
 def external_id_in(payload: bytes | None) -> str | None:
     """What a payload says its document is called; None where it is gone or damaged."""
-    if payload is None:
-        return None
-    try:
-        return payload_from_bytes(payload, "").id
-    except CorruptVector:
-        return None
+    return None if payload is None else external_id_at_head(payload)

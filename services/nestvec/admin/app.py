@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from weakref import WeakValueDictionary
 
+from nestvec.admin.allowing import require_allowed
 from nestvec.admin.backup import BackupInfo, back_up, read_manifest, restore
 from nestvec.admin.tiers import drawn, with_tier, without_tier
 from nestvec.admin.verification import DEFAULT_SAMPLE, VerificationReport, verify
 from nestvec.core.codec import VectorDtype
+from nestvec.core.codes import CoarseCode
 from nestvec.core.collection import Collection, check_name, new_identity
 from nestvec.core.errors import AlreadyExists, ConfigError, InvalidRequest, NotFound
 from nestvec.core.fields import FieldSchema
+from nestvec.core.measured import Evidence
 from nestvec.core.ports import (
     BlobStore,
     Shards,
@@ -37,17 +40,22 @@ class StoredCatalogue:
     """The store's catalogue, kept at hand. Fills ports.Catalogue.
 
     A name that is not at hand is looked up, so a collection that another process created is found;
-    one that another process dropped is noticed when its shards refuse it.
+    one that another process dropped is noticed when its shards refuse it. While the store is lost,
+    what is at hand stays.
     """
 
     def __init__(self, store: VectorStore) -> None:
         self._store = store
         self._known: dict[str, Collection] = {}
+        self._doubtful: set[str] = set()
 
     async def get(self, name: str) -> Collection:
-        """See ports.Catalogue."""
+        """See ports.Catalogue. Of a name that was to be looked up again, StoreUnavailable is raised
+        once; after that, what is known of it is better than nothing.
+        """
         known = self._known.get(name)
-        if known is None:
+        if known is None or name in self._doubtful:
+            self._doubtful.discard(name)
             await self.refresh()
             known = self._known.get(name)
         if known is None:
@@ -60,11 +68,12 @@ class StoredCatalogue:
         """Read all of it again, but for what is only being restored."""
         collections = [one for one in await self._store.collections() if not one.restoring]
         self._known = {collection.name: collection for collection in collections}
+        self._doubtful &= self._known.keys()
         return collections
 
     def forget(self, name: str) -> None:
         """Look this name up again next time."""
-        self._known.pop(name, None)
+        self._doubtful.add(name)
 
 
 def _some(names: Mapping[str, object]) -> str:
@@ -83,6 +92,8 @@ class CollectionWish:
     store_dim: int = 0
     store_dtype: VectorDtype | None = None
     fields: tuple[FieldSchema, ...] = ()
+    coarse_code: CoarseCode = CoarseCode.AUTO
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +131,11 @@ class AdminApp:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def create(self, wish: CollectionWish, exist_ok: bool) -> tuple[Collection, bool]:
-        """The collection, and whether it is new. Raises AlreadyExists, or InvalidRequest."""
+        """The collection, and whether it is new. Raises AlreadyExists, or InvalidRequest: also
+        for a tier or code that was not measured, or loses more than the budget.
+        """
         collection = self._designed(wish)
+        require_allowed(collection, collection.tiers)
         async with self._changing(wish.name):
             await self._drop_unfinished(wish.name)
             created = True
@@ -172,6 +186,8 @@ class AdminApp:
             tiers=tiers,
             store_dtype=wish.store_dtype or self._default_dtype,
             fields=wish.fields,
+            coarse_code=wish.coarse_code,
+            evidence=wish.evidence,
             identity=new_identity(),
         )
 
@@ -222,13 +238,16 @@ class AdminApp:
 
     # --- tiers ----------------------------------------------------------------------------------
 
-    async def add_tier(self, name: str, dim: int) -> tuple[Collection, bool]:
-        """The collection with this tier, searchable, and whether it is new. Raises NotFound,
-        TierNotTrained, or InvalidRequest. A shard that fails builds it when it is opened again.
+    async def add_tier(
+        self, name: str, dim: int, evidence: Evidence | None = None
+    ) -> tuple[Collection, bool]:
+        """The collection with this tier, searchable, and whether it is new. evidence: what is known
+        beside what the collection keeps. Raises NotFound, TierNotTrained, or InvalidRequest. A
+        shard that fails builds it when it is opened again.
         """
         async with self._changing(name):
             before = await self._newest(name)
-            after = await with_tier(self._store, before, dim)
+            after = await with_tier(self._store, before, dim, evidence or Evidence())
             await self._open(after)
         return after, after != before
 
@@ -297,8 +316,8 @@ class AdminApp:
 def _require_same_design(existing: Collection, wished: Collection) -> None:
     def design(collection: Collection) -> dict[str, object]:
         data = collection.to_dict()
-        keys = ("fingerprint", "store_dim", "tiers", "store_dtype", "fields")
-        return {key: data[key] for key in keys}
+        keys = ("fingerprint", "store_dim", "tiers", "store_dtype", "fields", "coarse_code")
+        return {key: data[key] for key in keys} | {"budget": data["evidence"]["budget"]}
 
     have, want = design(existing), design(wished)
     different = [
@@ -317,4 +336,5 @@ def _sum(parts: list[TierStatus]) -> TierStatus:
         deleted=sum(part.deleted for part in parts),
         segments=tuple(segment for part in parts for segment in part.segments),
         nbytes=sum(part.nbytes for part in parts),
+        name_nbytes=sum(part.name_nbytes for part in parts),
     )

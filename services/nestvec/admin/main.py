@@ -27,7 +27,7 @@ def admin_app(
 def server_facts(settings: Settings, encoder: Encoder) -> ServerFacts:
     """What DescribeServer tells."""
     classes = tuple(
-        {"name": name, **one.model_dump(exclude={"degrade"})}
+        {"name": name, **one.model_dump(exclude={"degrade", "share"})}
         for name, one in settings.classes.items()
     )
     return ServerFacts(
@@ -35,7 +35,7 @@ def server_facts(settings: Settings, encoder: Encoder) -> ServerFacts:
         space=encoder.space,
         classes=classes,
         limits={
-            **settings.limits.model_dump(),
+            **settings.limits.model_dump(exclude={"max_queries_under_way"}),
             "max_message_bytes": settings.server.max_message_bytes,
         },
     )

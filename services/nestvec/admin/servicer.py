@@ -10,6 +10,7 @@ import grpc
 
 from nestvec.admin.app import AdminApp, CollectionWish
 from nestvec.core.space import Space
+from nestvec.rpc.evidence_wire import code_from_wire, evidence_from_wire
 from nestvec.rpc.field_wire import schema_from_wire
 from nestvec.rpc.server import Mounted
 from nestvec.rpc.wire import collection_to_wire, dtype_from_wire, space_to_wire, tier_to_wire
@@ -49,6 +50,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             store_dim=request.store_dim,
             store_dtype=dtype_from_wire(request.store_dtype),
             fields=schema_from_wire(request.fields),
+            coarse_code=code_from_wire(request.coarse_code),
+            evidence=evidence_from_wire(request.evidence),
         )
         collection, created = await self._app.create(wish, request.exist_ok)
         if created:
@@ -111,7 +114,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         context: Context,
     ) -> admin_pb2.AddTierResponse:
         """See admin.proto."""
-        collection, added = await self._app.add_tier(request.name, request.dim)
+        evidence = evidence_from_wire(request.evidence)
+        collection, added = await self._app.add_tier(request.name, request.dim, evidence)
         if added:
             _log.info("tier.added", collection=request.name, dim=request.dim)
         return admin_pb2.AddTierResponse(collection=collection_to_wire(collection), added=added)

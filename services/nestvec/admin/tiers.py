@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from nestvec.admin.allowing import require_allowed
 from nestvec.core.codec import floats_to_bytes
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
+from nestvec.core.measured import Evidence
 from nestvec.core.ports import VectorStore
 from nestvec.core.sketch import dither_name, random_dither, random_rotation, rotation_name
 
@@ -35,14 +37,21 @@ def drawn(collection: Collection, dims: Iterable[int]) -> dict[str, bytes]:
     return assets
 
 
-async def with_tier(store: VectorStore, collection: Collection, dim: int) -> Collection:
-    """`collection` with one more tier, in the store too. Raises TierNotTrained, or InvalidRequest
-    when it is longer than what is stored.
+async def with_tier(
+    store: VectorStore, collection: Collection, dim: int, evidence: Evidence
+) -> Collection:
+    """`collection` with one more tier, in the store too. evidence: beside its own; the budget stays
+    its own. Raises TierNotTrained, or InvalidRequest when it is longer than what is stored, or may
+    not serve under the collection's code.
     """
     collection.require_searchable(dim, "dim")
+    if evidence.budget not in (None, collection.evidence.budget):
+        raise InvalidRequest("evidence.budget", "a collection's budget is set when it is created")
     if dim in collection.tiers:
         return collection
-    changed = replace(collection, tiers=(*collection.tiers, dim))
+    known = collection.evidence.with_more(evidence)
+    changed = replace(collection, tiers=(*collection.tiers, dim), evidence=known)
+    require_allowed(changed, (dim,), evidence.override)
     await store.update_collection(changed, drawn(changed, (dim,)))
     return changed
 

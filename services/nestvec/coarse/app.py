@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +18,7 @@ from nestvec.coarse.tier import Tier
 from nestvec.coarse.upkeep import keep_up
 from nestvec.coarse.verify import Verifier
 from nestvec.concurrency import BoundedExecutor
+from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest, NestvecError, NotFound, WorkerUnavailable
 from nestvec.core.placement import partitions_of
@@ -42,7 +44,9 @@ class CoarseApp:
 
     load_batch: about how many documents are read from the store at once. poll_s: how often the
     log is looked at when nobody waits. snapshots: where they are kept; snapshot_every_s: how often
-    one is made while something changes, 0 for only when asked and at the end.
+    one is made while something changes, 0 for only when asked and at the end. keep_ids: know the
+    external ids of what is indexed, for when the store cannot be asked. saves: whether it is for
+    this one of several replicas to save by itself.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class CoarseApp:
         poll_s: float = 0.1,
         snapshots: ShardSnapshots | None = None,
         snapshot_every_s: float = 0.0,
+        keep_ids: bool = True,
+        saves: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._shard, self._shards = shard, shards
@@ -73,11 +79,11 @@ class CoarseApp:
         self._write_threads = BoundedExecutor("coarse-write", 2, waiting)
         self._upkeep_threads = BoundedExecutor("coarse-upkeep", 1, waiting)
         self._snapshot_threads = BoundedExecutor("coarse-snapshot", 1, waiting)
-        self._rows = RowSource(store, self._write_threads)
+        self._rows = RowSource(store, self._write_threads, keep_ids)
         self._opener = Opener(
-            store, factory, self._rows, snapshots, self._snapshot_threads, load_batch
+            store, factory, self._rows, snapshots, self._snapshot_threads, load_batch, keep_ids
         )
-        self._saver = Saver(snapshots, self._snapshot_threads, snapshot_every_s)
+        self._saver = Saver(snapshots, self._snapshot_threads, snapshot_every_s, saves)
 
     # --- searching ------------------------------------------------------------------------------
 
@@ -215,12 +221,29 @@ class CoarseApp:
             await self._release(served, NotFound("collection", name, "it was dropped"))
         await self._saver.forget(name, generation)
 
+    async def release(self, name: str, generation: int) -> None:
+        """Serve it no longer; its snapshots stay. Safe to repeat."""
+        served = self._served.get(name)
+        if served is not None and served.collection.generation == generation:
+            gone = NotFound("collection", name, f"shard {self._shard} no longer serves it")
+            await self._release(served, gone)
+
+    def held(self) -> list[Served]:
+        """Every collection as it is served now."""
+        return list(self._served.values())
+
     # --- looking after it -----------------------------------------------------------------------
 
     async def status(self, collection: Collection) -> list[TierStatus]:
         """See ports.CoarseSearcher."""
         served = self._get(collection.name, collection.generation)
-        return [tier.status() for tier in served.tiers.values()]
+        name_nbytes = 0 if served.names is None else served.names.nbytes
+        return [replace(tier.status(), name_nbytes=name_nbytes) for tier in served.tiers.values()]
+
+    async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
+        """See ports.CoarseSearcher. Some microseconds a name, so no thread is worth its hop."""
+        served = self._get(collection.name, collection.generation)
+        return [None] * len(ids) if served.names is None else served.names.lookup(ids)
 
     async def settle(self, collection: Collection) -> None:
         """See ports.CoarseSearcher. All that the store holds at this moment is indexed then."""

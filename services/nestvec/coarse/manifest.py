@@ -31,19 +31,20 @@ class StoredView:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        arrays = {name: [f.to_list() for f in files] for name, files in self.arrays.items()}
-        return {"rows": self.rows, "kind": self.kind, "arrays": arrays}
+        return {"rows": self.rows, "kind": self.kind, "arrays": _listed_files(self.arrays)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StoredView:
         """Reverse of `to_dict`."""
-        arrays = {name: [FileEntry(*f) for f in files] for name, files in data["arrays"].items()}
-        return cls(data["rows"], data["kind"], arrays)
+        return cls(data["rows"], data["kind"], _read_files(data["arrays"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One snapshot. tiers: dim -> segments. keywords: the pieces of a JSON file."""
+    """One snapshot. tiers: dim -> segments. keywords: the pieces of a JSON file. names: chunks of
+    external ids, each name of an array -> its pieces; None where none were kept, or by a version
+    that knew none (which passes them over when it reads this).
+    """
 
     collection: Collection
     shard: int
@@ -52,15 +53,18 @@ class Manifest:
     documents: int
     tiers: Mapping[int, list[StoredView]]
     keywords: list[FileEntry]
+    names: list[dict[str, list[FileEntry]]] | None = None
 
     def files(self) -> list[FileEntry]:
         """All that it lists."""
         views = [view for views in self.tiers.values() for view in views]
         arrays = [files for view in views for files in view.arrays.values()]
+        arrays += [files for chunk in self.names or () for files in chunk.values()]
         return [file for files in (*arrays, self.keywords) for file in files]
 
     def to_bytes(self) -> bytes:
         """Sealed JSON."""
+        names = None if self.names is None else [_listed_files(chunk) for chunk in self.names]
         return seal(
             {
                 "format": FORMAT,
@@ -75,6 +79,7 @@ class Manifest:
                     for dim, views in self.tiers.items()
                 },
                 "keywords": [file.to_list() for file in self.keywords],
+                "names": names,
             }
         )
 
@@ -92,6 +97,7 @@ class Manifest:
             collection = Collection.from_dict(body["collection"])
         except (ConfigError, InvalidRequest) as error:
             raise Foreign(str(error)) from None
+        names = body.get("names")
         return cls(
             collection=collection,
             shard=body["shard"],
@@ -103,6 +109,7 @@ class Manifest:
                 for dim, views in body["tiers"].items()
             },
             keywords=[FileEntry(*file) for file in body["keywords"]],
+            names=None if names is None else [_read_files(chunk) for chunk in names],
         )
 
     def require_of(self, collection: Collection, shard: int, shards: int) -> None:
@@ -121,6 +128,14 @@ class Manifest:
             raise Foreign(
                 f"it has tiers {_listed(self.tiers)}, served are {_listed(collection.tiers)}"
             )
+
+
+def _listed_files(arrays: Mapping[str, list[FileEntry]]) -> dict[str, Any]:
+    return {name: [file.to_list() for file in files] for name, files in arrays.items()}
+
+
+def _read_files(arrays: Mapping[str, Any]) -> dict[str, list[FileEntry]]:
+    return {name: [FileEntry(*file) for file in files] for name, files in arrays.items()}
 
 
 def _identity(collection: Collection) -> dict[str, object]:

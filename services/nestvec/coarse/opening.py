@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from nestvec.coarse.field_columns import FieldTable
+from nestvec.coarse.names import NameTable
 from nestvec.coarse.served import Served, indexed_ids, to_its_end
 from nestvec.coarse.snapshot import LoadedShard, ShardSnapshots
 from nestvec.coarse.stored_rows import RowSource
@@ -23,7 +24,9 @@ _log = logger()
 
 
 class Opener:
-    """Makes what is served. batch: how many documents are read from the store at once."""
+    """Makes what is served. batch: how many documents are read from the store at once. keep_ids:
+    whether external ids are kept beside the tiers.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,7 @@ class Opener:
         snapshots: ShardSnapshots | None,
         snapshot_threads: BoundedExecutor,
         batch: int,
+        keep_ids: bool = True,
     ) -> None:
         self._store = store
         self._factory = factory
@@ -40,6 +44,7 @@ class Opener:
         self._snapshots = snapshots
         self._snapshot_threads = snapshot_threads
         self._batch = batch
+        self._keep_ids = keep_ids
 
     async def open(self, collection: Collection, mine: range) -> Served:
         """Tiers as full as a snapshot or a scan of the store makes them, and the positions from
@@ -48,7 +53,8 @@ class Opener:
         loaded = await self._load_snapshot(collection)
         if loaded is not None and loaded.tiers:
             return await self._from_snapshot(collection, mine, loaded)
-        served = Served(collection, mine, {}, FieldTable(collection.fields))
+        names = NameTable() if self._keep_ids else None
+        served = Served(collection, mine, {}, FieldTable(collection.fields), names)
         for dim in collection.tiers:
             served.tiers[dim] = await self._tier(collection, dim, served.table)
         # Before the scan: what changes while it goes on is in the log after these.
@@ -66,7 +72,7 @@ class Opener:
         raw = await self._store.asset(collection, dither_name(dim))
         dither = floats_from_bytes(raw, dim, dither_name(dim))[0]
         sketch = TailSketch(dim, collection.store_dim, rotation, dither)
-        return Tier(dim, sketch, self._factory, table)
+        return Tier(dim, sketch, self._factory.coded(collection.coarse_code), table)
 
     # --- from the store -------------------------------------------------------------------------
 
@@ -76,23 +82,26 @@ class Opener:
         async for ids in self._store.live_ids(served.collection, served.mine):
             pending.append(ids)
             if sum(map(len, pending)) >= self._batch:
-                left_out += await self._fill(served, served.all_tiers(), pending)
+                left_out += await self._fill(served, None, pending)
                 pending = []
         if pending:
-            left_out += await self._fill(served, served.all_tiers(), pending)
+            left_out += await self._fill(served, None, pending)
         if left_out:
             _log.warning(
                 "coarse.vectors_left_out", collection=served.collection.name, vectors=left_out
             )
 
-    async def _fill(self, served: Served, tiers: list[Tier], parts: list[Ids]) -> int:
-        """How many vectors could not be indexed."""
+    async def _fill(self, served: Served, only: Tier | None, parts: list[Ids]) -> int:
+        """How many vectors could not be indexed. only: one tier that others are ahead of."""
         # A scan may name an id twice.
         ids = np.unique(np.concatenate(parts))
         count = 0
         for start in range(0, len(ids), self._batch):
             some = await self._rows.read(served.collection, ids[start : start + self._batch])
-            left_out = await to_its_end(self._rows.index_in(served.collection, tiers, some))
+            if only is None:
+                left_out = await to_its_end(self._rows.index(served, some))
+            else:
+                left_out = await to_its_end(self._rows.index_in(served.collection, [only], some))
             count += left_out.gone + left_out.damaged
         return count
 
@@ -108,7 +117,8 @@ class Opener:
         self, collection: Collection, mine: range, loaded: LoadedShard
     ) -> Served:
         table = FieldTable(collection.fields, loaded.keywords)
-        served = Served(collection, mine, {}, table)
+        names = NameTable(loaded.names or ()) if self._keep_ids else None
+        served = Served(collection, mine, {}, table, names)
         for dim in collection.tiers:
             if dim in loaded.tiers:
                 served.tiers[dim] = await self._tier(collection, dim, table)
@@ -118,6 +128,8 @@ class Opener:
         for dim in collection.tiers:
             if dim not in loaded.tiers:
                 await self.add_tier(served, dim)
+        if names is not None and loaded.names is None:
+            await self._read_names(served, names)
         _log.info(
             "snapshot.loaded",
             collection=collection.name,
@@ -125,6 +137,16 @@ class Opener:
             documents=loaded.documents,
         )
         return served
+
+    async def _read_names(self, served: Served, names: NameTable) -> None:
+        """Of a snapshot that kept none. What was deleted since has none, and needs none."""
+        ids = indexed_ids(next(iter(served.tiers.values())).state)
+        for start in range(0, len(ids), self._batch):
+            some = ids[start : start + self._batch]
+            found = await self._rows.names(served.collection, some)
+            names.apply(some, found or (), some[:0])
+        # So that the next snapshot has them, whether anything is written until then or not.
+        served.saved = {}
 
     # --- changing tiers while serving -----------------------------------------------------------
 
@@ -149,7 +171,7 @@ class Opener:
             reference = next(iter(served.tiers.values()))
             ids = indexed_ids(reference.state)
             for start in range(0, len(ids), self._batch):
-                await self._fill(served, [tier], [ids[start : start + self._batch]])
+                await self._fill(served, tier, [ids[start : start + self._batch]])
                 served.touch()
             async with served.writing:
                 # What was deleted between the reading and the indexing of its vector is here still.
@@ -157,7 +179,7 @@ class Opener:
                 nothing = await self._rows.read(collection, there[:0])
                 surplus = np.setdiff1d(there, wanted, assume_unique=True)
                 await to_its_end(self._rows.index_in(collection, [tier], nothing, surplus))
-                await self._fill(served, [tier], [np.setdiff1d(wanted, there, assume_unique=True)])
+                await self._fill(served, tier, [np.setdiff1d(wanted, there, assume_unique=True)])
                 tiers = {**served.tiers, dim: tier}
                 served.tiers = {one: tiers[one] for one in sorted(tiers)}
         finally:

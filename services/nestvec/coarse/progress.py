@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nestvec.core.errors import BudgetSpent, NestvecError
-from nestvec.core.watermark import Watermark
+from nestvec.core.watermark import Watermark, split_sequence
 
 _STAGE = "watermark"
 
@@ -33,9 +33,12 @@ class _Lap:
 
 @dataclass(slots=True, eq=False)
 class Progress:
-    """positions: partition -> the last sequence that is indexed. poked: somebody waits."""
+    """positions: partition -> the last sequence that is indexed. there: the store's, as they were
+    at the last look. poked: somebody waits.
+    """
 
     positions: dict[int, int] = field(default_factory=dict)
+    there: Mapping[int, int] = field(default_factory=dict)
     poked: asyncio.Event = field(default_factory=asyncio.Event)
     _waiters: list[_Waiter] = field(default_factory=list)
     _laps: list[_Lap] = field(default_factory=list)
@@ -44,6 +47,14 @@ class Progress:
     def position(self, partition: int) -> int:
         """Where this partition stands; 0 is its beginning."""
         return self.positions.get(partition, 0)
+
+    @property
+    def lag(self) -> int:
+        """How many changes the store had at the last look that are not indexed."""
+        return sum(
+            max(split_sequence(sequence)[1] - split_sequence(self.position(partition))[1], 0)
+            for partition, sequence in self.there.items()
+        )
 
     # --- waiting --------------------------------------------------------------------------------
 
@@ -95,6 +106,7 @@ class Progress:
 
     def looked(self, laps: list[_Lap], there: Mapping[int, int]) -> None:
         """there: the store's positions."""
+        self.there = there
         for lap in laps:
             lap.left = {p: s for p, s in there.items() if s > self.position(p)}
         self.wake()

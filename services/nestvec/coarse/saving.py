@@ -5,6 +5,7 @@ end.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -20,15 +21,21 @@ _log = logger()
 
 class Saver:
     """threads: one, so that the calls for a collection do not overlap. snapshots: None where there
-    is no place for them.
+    is no place for them. turn: whether it is for this replica to save by itself; when asked, it
+    saves in any case.
     """
 
     def __init__(
-        self, snapshots: ShardSnapshots | None, threads: BoundedExecutor, every_s: float
+        self,
+        snapshots: ShardSnapshots | None,
+        threads: BoundedExecutor,
+        every_s: float,
+        turn: Callable[[], bool] = lambda: True,
     ) -> None:
         self._snapshots = snapshots
         self._threads = threads
         self._every_s = every_s
+        self._turn = turn
 
     async def save(self, served: Served) -> SnapshotInfo:
         """Write one now. Raises SnapshotFailed."""
@@ -37,12 +44,14 @@ class Saver:
                 "there is no place for snapshots; name a folder or a URL in coarse.snapshots"
             )
         # In this order: what is applied meanwhile is applied once more after a start, and that
-        # changes nothing. Keywords only ever come to be more.
+        # changes nothing. Keywords only ever come to be more, and names are there before what
+        # they name can be found.
         positions = dict(served.progress.positions)
         states = {dim: tier.state for dim, tier in served.tiers.items()}
         keywords = served.table.keywords()
+        names = None if served.names is None else served.names.chunks
         collection = served.collection
-        save = partial(self._snapshots.save, collection, states, positions, keywords)
+        save = partial(self._snapshots.save, collection, states, positions, keywords, names)
         info = await self._threads.run("snapshot", None, save)
         if served.collection is collection:
             # Otherwise tiers came or went meanwhile, and this snapshot is not the newest state.
@@ -51,7 +60,7 @@ class Saver:
 
     async def save_if_changed(self, served: Served) -> None:
         """A failure is logged: the shard can always start from the store."""
-        if self._snapshots is None or not served.unsaved:
+        if self._snapshots is None or not served.unsaved or not self._turn():
             return
         try:
             info = await self.save(served)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nestvec.coarse.field_columns import FieldTable
+from nestvec.coarse.names import NameTable
 from nestvec.coarse.progress import Progress
 from nestvec.coarse.tier import Tier, TierState
 from nestvec.core.arrays import Ids
@@ -23,7 +24,7 @@ Result = TypeVar("Result")
 class Served:
     """mine: the partitions of this shard. tiers: what is searched, by dim, ascending; replaced
     whole. building: tiers that follow the log and cannot be searched yet. table: the keywords of
-    the declared fields, for all tiers.
+    the declared fields, for all tiers. names: external ids, for all tiers; None keeps none.
 
     writing: held by whoever reads the log or the store and then changes tiers or positions, so that
     what was read still holds when it is applied.
@@ -33,6 +34,7 @@ class Served:
     mine: range
     tiers: dict[int, Tier]
     table: FieldTable
+    names: NameTable | None = None
     building: dict[int, Tier] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -9,26 +10,44 @@ import grpc
 from nestvec.core.codec import floats_from_bytes
 from nestvec.core.ports import Catalogue, CoarseQuery, CoarseSearcher
 from nestvec.core.watermark import Watermark
+from nestvec.membership.measures import Load
 from nestvec.rpc.field_wire import filter_from_wire
 from nestvec.rpc.references import named
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import (
     hits_to_wire,
+    ids_from_bytes,
     tier_to_wire,
     verification_to_wire,
 )
 from nestvec.v1 import coarse_pb2, coarse_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_SERVICE = coarse_pb2.DESCRIPTOR.services_by_name["CoarseService"]
 
 
 class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
-    """One shard. The catalogue turns a reference into the collection it names."""
+    """One shard. The catalogue turns a reference into the collection it names.
 
-    def __init__(self, app: CoarseSearcher, catalogue: Catalogue, cap_s: float) -> None:
+    require: raises LeaseLost where a call for that incarnation may not be answered; see
+    membership.Lease. load: of searches.
+    """
+
+    def __init__(
+        self,
+        app: CoarseSearcher,
+        catalogue: Catalogue,
+        cap_s: float,
+        require: Callable[[int], None] | None = None,
+        load: Load | None = None,
+    ) -> None:
         self._app = app
         self._catalogue = catalogue
         self._cap_s = cap_s
+        self._load = load or Load(1)
+        if require is not None:
+            for method in _SERVICE.methods:
+                setattr(self, method.name, _requiring(require, getattr(self, method.name)))
 
     async def SearchCoarse(
         self, request: coarse_pb2.SearchCoarseRequest, context: Context
@@ -44,10 +63,13 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
             coarse_dim=request.coarse_dim,
             count=request.count,
             bound_z=request.bound_z if bounded else None,
+            # Of this process: a search that nobody waits behind needs no thread of its own.
+            alone=self._load.idle,
             filter=filter_from_wire(request.filter) if request.HasField("filter") else None,
             watermark=Watermark.from_bytes(request.watermark) if request.watermark else None,
         )
-        answer = await self._app.search(query, time_left_s(context, self._cap_s))
+        with self._load.one():
+            answer = await self._app.search(query, time_left_s(context, self._cap_s))
         return coarse_pb2.SearchCoarseResponse(
             columns=[hits_to_wire(hits, bounded) for hits in answer.hits],
             documents=answer.documents,
@@ -133,12 +155,39 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         tiers = await self._app.status(await named(self._catalogue, request.collection))
         return coarse_pb2.DescribeTiersResponse(tiers=[tier_to_wire(tier) for tier in tiers])
 
+    async def NameDocuments(
+        self,
+        request: coarse_pb2.NameDocumentsRequest,
+        context: Context,
+    ) -> coarse_pb2.NameDocumentsResponse:
+        """See coarse.proto."""
+        collection = await named(self._catalogue, request.collection)
+        names = await self._app.names(collection, ids_from_bytes(request.ids, "ids"))
+        return coarse_pb2.NameDocumentsResponse(names=[name or "" for name in names])
 
-def mount(app: CoarseSearcher, catalogue: Catalogue, cap_s: float) -> Mounted:
-    """For a server."""
+
+def _requiring(require: Callable[[int], None], behaviour: Any) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        require(request.collection.incarnation)
+        response = await behaviour(request, context)
+        # Once more: a process that was stopped in the middle must not answer from before.
+        require(request.collection.incarnation)
+        return response
+
+    return call
+
+
+def mount(
+    app: CoarseSearcher,
+    catalogue: Catalogue,
+    cap_s: float,
+    require: Callable[[int], None] | None = None,
+    load: Load | None = None,
+) -> Mounted:
+    """For a server. See CoarseServicer."""
     return Mounted(
         coarse_pb2.DESCRIPTOR,
-        "CoarseService",
-        CoarseServicer(app, catalogue, cap_s),
+        _SERVICE.name,
+        CoarseServicer(app, catalogue, cap_s, require, load),
         coarse_pb2_grpc.add_CoarseServiceServicer_to_server,
     )

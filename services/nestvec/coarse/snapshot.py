@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nestvec.coarse.manifest import Foreign, Manifest, StoredView, from_npy, to_npy
+from nestvec.coarse.names import NameChunk
 from nestvec.coarse.segment import Columns, Segment, View
 from nestvec.coarse.tier import TierState
 from nestvec.core.collection import Collection
@@ -53,7 +54,7 @@ class LoadedShard:
 
     tiers: by dim, those of the collection's tiers that were saved; a tier added since is missing.
     positions: partition -> sequence up to which the log is in it. keywords: field -> its values,
-    in the order of their codes.
+    in the order of their codes. names: external ids; None where the snapshot kept none.
     """
 
     location: str
@@ -61,6 +62,7 @@ class LoadedShard:
     positions: dict[int, int]
     keywords: dict[str, list[str]]
     documents: int
+    names: tuple[NameChunk, ...] | None = None
 
 
 class ShardSnapshots:
@@ -101,18 +103,19 @@ class ShardSnapshots:
         tiers: Mapping[int, TierState],
         positions: Mapping[int, int],
         keywords: Mapping[str, Sequence[str]],
+        names: Sequence[NameChunk] | None = None,
     ) -> SnapshotInfo:
         """Write one, then delete what it makes superfluous. See LoadedShard for what is what.
 
-        positions must have been read before the states were, keywords after them (codes are only
-        ever added). Raises SnapshotFailed; then nothing of it is left, and earlier ones are as
-        they were.
+        positions must have been read before the states were, keywords and names after them (both
+        are there before a state that needs them). Raises SnapshotFailed; then nothing of it is
+        left, and earlier ones are as they were.
         """
         home = self._home(collection)
         stamps = self._stamps(home)
         folder = f"{home}/{self._new_stamp(stamps)}"
         try:
-            manifest = self._write(folder, collection, tiers, positions, keywords)
+            manifest = self._write(folder, collection, tiers, positions, keywords, names)
             data = manifest.to_bytes()
             self._blobs.write(f"{folder}/{_MANIFEST}", data)
         except BaseException:
@@ -153,6 +156,7 @@ class ShardSnapshots:
         tiers: Mapping[int, TierState],
         positions: Mapping[int, int],
         keywords: Mapping[str, Sequence[str]],
+        names: Sequence[NameChunk] | None,
     ) -> Manifest:
         """All but the manifest, which is returned."""
         views = {
@@ -173,6 +177,7 @@ class ShardSnapshots:
             keywords=self._write_array(
                 folder, "keywords", np.frombuffer(values.encode(), np.uint8)
             ),
+            names=None if names is None else self._write_names(folder, names),
         )
 
     def _write_view(self, folder: str, name: str, view: View) -> StoredView:
@@ -186,6 +191,17 @@ class ShardSnapshots:
             key: self._write_array(folder, f"{name}-{key}", array) for key, array in arrays.items()
         }
         return StoredView(len(view.segment), view.segment.index.kind, stored)
+
+    def _write_names(
+        self, folder: str, names: Sequence[NameChunk]
+    ) -> list[dict[str, list[FileEntry]]]:
+        return [
+            {
+                key: self._write_array(folder, f"names-{number}-{key}", array)
+                for key, array in chunk.arrays().items()
+            }
+            for number, chunk in enumerate(names)
+        ]
 
     def _write_array(self, folder: str, name: str, array: np.ndarray) -> list[FileEntry]:
         files = []
@@ -271,8 +287,9 @@ class ShardSnapshots:
         manifest = Manifest.from_bytes(data)
         manifest.require_of(collection, self._shard, self._shards)
         pieces = self._read_files(folder, manifest)
+        factory = self._factory.coded(collection.coarse_code)
         tiers = {
-            dim: TierState(tuple(self._view(view, dim, pieces) for view in manifest.tiers[dim]))
+            dim: TierState(tuple(_view(view, dim, pieces, factory) for view in manifest.tiers[dim]))
             for dim in collection.tiers
             if dim in manifest.tiers
         }
@@ -283,6 +300,7 @@ class ShardSnapshots:
             positions=dict(manifest.positions),
             keywords=keywords,
             documents=manifest.documents,
+            names=_names(manifest, pieces),
         )
 
     def _read_files(self, folder: str, manifest: Manifest) -> dict[str, np.ndarray]:
@@ -300,28 +318,48 @@ class ShardSnapshots:
                 raise
         return {file.name: array for file, array in zip(files, arrays, strict=True)}
 
-    def _view(self, stored: StoredView, dim: int, pieces: dict[str, np.ndarray]) -> View:
-        arrays = {name: _joined(files, pieces) for name, files in stored.arrays.items()}
-        alive = arrays.pop("alive", None)
-        index = arrays.pop("index", None)
-        try:
-            columns = Columns.from_arrays(arrays)
-        except KeyError as error:
-            raise Foreign(f"it has no column {error}, which this version keeps") from None
-        lengths = {len(array) for array in arrays.values()}
-        lengths |= set() if alive is None else {len(alive)}
-        if lengths != {stored.rows} or columns.prefixes.codes.shape[1] != dim:
-            raise Damaged(f"columns of tier {dim} differ in length or dimension")
-        return View(Segment(columns, self._index(stored, columns, index, dim)), alive)
 
-    def _index(
-        self, stored: StoredView, columns: Columns, data: np.ndarray | None, dim: int
-    ) -> CoarseIndex:
-        if data is not None:
-            index = self._factory.from_bytes(stored.kind, data.tobytes(), stored.rows, dim)
-            if index is not None:
-                return index
-        return self._factory.build(columns.prefixes.decode())
+def _view(
+    stored: StoredView, dim: int, pieces: dict[str, np.ndarray], factory: CoarseIndexFactory
+) -> View:
+    arrays = {name: _joined(files, pieces) for name, files in stored.arrays.items()}
+    alive = arrays.pop("alive", None)
+    index = arrays.pop("index", None)
+    try:
+        columns = Columns.from_arrays(arrays)
+    except KeyError as error:
+        raise Foreign(f"it has no column {error}, which this version keeps") from None
+    lengths = {len(array) for array in arrays.values()}
+    lengths |= set() if alive is None else {len(alive)}
+    if lengths != {stored.rows} or columns.prefixes.codes.shape[1] != dim:
+        raise Damaged(f"columns of tier {dim} differ in length or dimension")
+    return View(Segment(columns, _index(stored, columns, index, dim, factory)), alive)
+
+
+def _index(
+    stored: StoredView,
+    columns: Columns,
+    data: np.ndarray | None,
+    dim: int,
+    factory: CoarseIndexFactory,
+) -> CoarseIndex:
+    if data is not None:
+        index = factory.from_bytes(stored.kind, data.tobytes(), stored.rows, dim)
+        if index is not None:
+            return index
+    return factory.build(columns.prefixes.decode())
+
+
+def _names(manifest: Manifest, pieces: Mapping[str, np.ndarray]) -> tuple[NameChunk, ...] | None:
+    if manifest.names is None:
+        return None
+    chunks = [
+        {name: _joined(files, pieces) for name, files in chunk.items()} for chunk in manifest.names
+    ]
+    try:
+        return tuple(NameChunk.from_arrays(arrays) for arrays in chunks)
+    except (KeyError, ValueError) as error:
+        raise Damaged(f"external ids cannot be read: {error}") from None
 
 
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:

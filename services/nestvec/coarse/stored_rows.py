@@ -1,4 +1,4 @@
-"""What tiers index, read from the store: vectors, and the fields that can be filtered on."""
+"""What tiers index, read from the store: vectors, external ids, and fields to be filtered on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nestvec.coarse.tier import Tier
 from nestvec.concurrency import BoundedExecutor
 from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.collection import Collection
-from nestvec.core.document import FieldValue, payload_from_bytes
+from nestvec.core.document import FieldValue, external_id_at_head, payload_from_bytes
 from nestvec.core.errors import CorruptVector
 from nestvec.core.ports import VectorStore
 
@@ -26,11 +26,14 @@ _NONE = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredRows:
-    """As they came: vectors[i] and fields[i] are those of ids[i]."""
+    """As they came: vectors[i], fields[i] and names[i] are those of ids[i]. names: None where
+    nobody keeps them.
+    """
 
     ids: Ids
     vectors: Sequence[bytes | None]
     fields: Sequence[Mapping[str, FieldValue]] | None
+    names: Sequence[str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +47,63 @@ class LeftOut:
 
 
 class RowSource:
-    """Reads rows and puts them into tiers."""
+    """Reads rows and puts them into tiers. keep_ids: read external ids too, for a NameTable."""
 
-    def __init__(self, store: VectorStore, threads: BoundedExecutor) -> None:
+    def __init__(
+        self, store: VectorStore, threads: BoundedExecutor, keep_ids: bool = False
+    ) -> None:
         self._store = store
         self._threads = threads
+        self._keep_ids = keep_ids
 
     async def read(self, collection: Collection, ids: Ids) -> StoredRows:
         """ids: (n,) int64: as many as may be held in memory at once."""
         vectors = await self._store.vectors(collection, ids) if len(ids) else []
-        fields = await self._fields(collection, ids) if collection.fields else None
-        return StoredRows(ids, vectors, fields)
+        if collection.fields:
+            # They have the external ids in them as well.
+            fields, names = await self._from_payloads(collection, ids)
+            return StoredRows(ids, vectors, fields, names)
+        return StoredRows(ids, vectors, None, await self.names(collection, ids))
 
-    async def _fields(self, collection: Collection, ids: Ids) -> list[Mapping[str, FieldValue]]:
+    async def names(self, collection: Collection, ids: Ids) -> list[str | None] | None:
+        """External ids, None where the payload is gone or damaged; None alone where nobody keeps
+        them.
+        """
+        if not self._keep_ids:
+            return None
+        return await self._store.external_ids(collection, ids) if len(ids) else []
+
+    async def _from_payloads(
+        self, collection: Collection, ids: Ids
+    ) -> tuple[list[Mapping[str, FieldValue]], list[str | None] | None]:
         fields: list[Mapping[str, FieldValue]] = []
+        names: list[str | None] = []
         for start in range(0, len(ids), _PAYLOADS_AT_ONCE):
             some = ids[start : start + _PAYLOADS_AT_ONCE]
-            fields += declared_fields(collection, await self._store.payloads(collection, some))
-        return fields
+            payloads = await self._store.payloads(collection, some)
+            fields += declared_fields(collection, payloads)
+            names += [external_id_at_head(payload or b"") for payload in payloads]
+        return fields, names if self._keep_ids else None
 
     async def index(self, served: Served, rows: StoredRows, removed: Ids = _NONE) -> LeftOut:
-        """Change every tier in one step each. Applying the same rows again changes nothing."""
-        return await self.index_in(served.collection, served.all_tiers(), rows, removed)
+        """Change every tier and the names in one step each. Applying the same rows again changes
+        nothing.
+        """
+        collection, tiers, table = served.collection, served.all_tiers(), served.names
+
+        def work() -> LeftOut:
+            # Before they can be found: a hit has its name from the first moment on.
+            if table is not None and rows.names is not None:
+                table.apply(rows.ids, rows.names, removed)
+            return _apply(collection, tiers, rows, removed)
+
+        # One job for all: a caller that goes away must not leave some of them without it.
+        return await self._threads.run("index", None, work)
 
     async def index_in(
         self, collection: Collection, tiers: Sequence[Tier], rows: StoredRows, removed: Ids = _NONE
     ) -> LeftOut:
-        """The same for some tiers only, ascending."""
-        # One job for all tiers: a caller that goes away must not leave some of them without it.
+        """The same for some tiers only, ascending, whose documents others have already."""
         return await self._threads.run(
             "index", None, lambda: _apply(collection, tiers, rows, removed)
         )

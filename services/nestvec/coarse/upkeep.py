@@ -40,4 +40,7 @@ async def _compact(served: Served, threads: BoundedExecutor, idle: bool) -> bool
     for tier in served.all_tiers():
         done = await threads.run("compact", None, partial(tier.compact, idle))
         worked = worked or done
+    if served.names is not None:
+        done = await threads.run("compact", None, partial(served.names.compact, idle))
+        worked = worked or done
     return worked

@@ -11,8 +11,10 @@ from typing import Any
 
 from nestvec.core.arrays import Floats
 from nestvec.core.codec import VectorCodec, VectorDtype
+from nestvec.core.codes import CoarseCode
 from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.fields import FieldSchema, FieldType, check_fields
+from nestvec.core.measured import Coded, Evidence
 from nestvec.core.placement import DEFAULT_PARTITIONS, MAX_PARTITIONS
 from nestvec.core.space import Space
 from nestvec.core.tiers import accept_vectors, require_trained, truncate
@@ -31,6 +33,7 @@ class Collection:
     `store_dim`. `fields` are those that can be filtered on, by name. `identity` is drawn when it is
     made: two stores may each have a generation 1 of one name, and a snapshot of one must not be
     taken for the other's. `restoring`: a backup is being read into it; nobody may serve it yet.
+    `coarse_code` is for life; `evidence` says why it and the tiers may serve.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Collection:
     fields: tuple[FieldSchema, ...] = ()
     identity: str = ""
     restoring: bool = False
+    coarse_code: CoarseCode = CoarseCode.AUTO
+    evidence: Evidence = field(default_factory=Evidence)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -61,6 +66,11 @@ class Collection:
     def codec(self) -> VectorCodec:
         """How this collection's full vectors are stored."""
         return VectorCodec(self.store_dtype, self.store_dim, self.space.fingerprint)
+
+    @property
+    def coded(self) -> Coded:
+        """What its losses depend on, its tiers aside."""
+        return Coded(self.space.fingerprint, self.store_dim, self.coarse_code, self.store_dtype)
 
     def require_searchable(self, dim: int, field_name: str) -> int:
         """`dim` when it is trained and stored. Says the way out otherwise."""
@@ -122,6 +132,8 @@ class Collection:
             "fields": {one.name: one.type.value for one in self.fields},
             "identity": self.identity,
             "restoring": self.restoring,
+            "coarse_code": self.coarse_code.value,
+            "evidence": self.evidence.to_dict(),
         }
 
     @classmethod
@@ -152,6 +164,8 @@ class Collection:
             ),
             identity=data.get("identity", ""),
             restoring=data.get("restoring", False),
+            coarse_code=CoarseCode(data.get("coarse_code", CoarseCode.AUTO)),
+            evidence=Evidence.from_dict(data.get("evidence", {})),
         )
 
 

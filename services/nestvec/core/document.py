@@ -10,7 +10,11 @@ from nestvec.core.errors import CorruptVector, InvalidRequest
 
 FieldValue = str | int | float | bool
 MAX_ID_BYTES = 512
+# Holds the whole id of nearly every payload: more only where much of an id is escaped in JSON.
+HEAD_BYTES = 600
 _FORMAT = 1
+_HEAD = b"[%d," % _FORMAT
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,20 @@ def payload_to_bytes(document: Document) -> bytes:
     """What the store keeps beside the vector: JSON, format first."""
     record = [_FORMAT, document.id, document.text, dict(document.fields)]
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def external_id_at_head(head: bytes) -> str | None:
+    """The id that a payload begins with. head: its first bytes, as many as there are at hand. None
+    when it is not whole in them, or they are no beginning of a payload.
+    """
+    if not head.startswith(_HEAD):
+        return None
+    try:
+        # The last character may be cut in half. One within the id is caught by `check_id`.
+        found, _ = _DECODER.raw_decode(head.decode("utf-8", "surrogateescape"), len(_HEAD))
+        return check_id(found) if isinstance(found, str) else None
+    except (ValueError, RecursionError, InvalidRequest):
+        return None
 
 
 def payload_from_bytes(value: bytes, document: str) -> Document:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.certificate import Certificate
+from nestvec.core.codes import CoarseCode
 from nestvec.core.collection import Collection
 from nestvec.core.filters import Filter
 from nestvec.core.members import Assignment, ClusterView, Layout, Member
@@ -101,6 +102,10 @@ class CoarseIndexFactory(Protocol):
         """prefixes: (rows, dim) float32, unit."""
         ...
 
+    def coded(self, code: CoarseCode) -> CoarseIndexFactory:
+        """One that builds indexes of this code, where rows and dimension allow it."""
+        ...
+
     def from_bytes(self, kind: str, data: bytes, rows: int, dim: int) -> CoarseIndex | None:
         """What `to_bytes` gave of an index of this kind over (rows, dim) prefixes. None when it is
         none, or not what would be built here (another library, other hardware): build it again.
@@ -161,13 +166,16 @@ class CoarseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class TierStatus:
-    """One tier of one shard. nbytes counts index, codes, sketch and ids."""
+    """One tier of one shard. nbytes counts index, codes, sketch and ids. name_nbytes: external ids,
+    which all tiers of a shard share: each tells the same.
+    """
 
     dim: int
     documents: int
     deleted: int
     segments: tuple[str, ...]
     nbytes: int
+    name_nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +254,12 @@ class CoarseSearcher(Protocol):
 
     async def status(self, collection: Collection) -> list[TierStatus]:
         """One a tier."""
+        ...
+
+    async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
+        """External ids without the store, in the order of `ids`, (n,) int64 internal ids: None
+        where this shard knows none. Quick: nothing is waited for.
+        """
         ...
 
 
@@ -628,7 +642,9 @@ class VectorStore(Protocol):
         ...
 
     async def external_ids(self, collection: Collection, ids: Ids) -> list[str | None]:
-        """For messages: from payloads; None where the payload is gone or damaged."""
+        """From payloads, without reading their texts; None where the payload is gone, or damaged
+        where the id stands.
+        """
         ...
 
     async def usage(self, collection: Collection) -> StoreUsage:

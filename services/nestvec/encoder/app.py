@@ -1,15 +1,12 @@
-"""Texts in, unit vectors of one space out: checks, prompts, threads and recipe around a model."""
+"""Texts in, unit vectors of one space out: checks, prompts, batches and recipe around a model."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nestvec.concurrency import BoundedExecutor
 from nestvec.core.arrays import Floats
 from nestvec.core.document import check_text
 from nestvec.core.errors import (
@@ -22,6 +19,7 @@ from nestvec.core.errors import (
 from nestvec.core.ports import EmbeddingModel
 from nestvec.core.space import Role, Space
 from nestvec.core.tiers import prepare
+from nestvec.encoder.batching import Batcher, BatchLimits
 
 # What a model may encode on the event loop: at a static model's speed, a tenth of a millisecond.
 _INLINE_CHARS = 2_000
@@ -30,23 +28,40 @@ _STAGE = "encode"
 
 @dataclass(frozen=True, slots=True)
 class EncoderLimits:
-    """threads: calls that run at once, outside the event loop. waiting: calls that may queue for
-    one; a further one is refused. max_texts, max_text_bytes: of one call, of one text. chunk_texts:
-    how many the model is given at once; an abandoned call stops after its chunk.
+    """threads: batches that run at once, outside the event loop. waiting: calls of each role that
+    may queue for one; a further one is refused. max_texts, max_text_bytes: of one call, of one
+    text. chunk_texts, batch_tokens: how much the model is given at once; an abandoned call stops
+    after that. batch_s: what that should take, by what it took before; 0 sets no such bound.
+    batch_wait_s: how long a batch collects while others are under way.
     """
 
     threads: int = 2
-    waiting: int = 64
+    waiting: int = 128
     max_texts: int = 4_096
     max_text_bytes: int = 65_536
     chunk_texts: int = 256
+    batch_tokens: int = 8_192
+    batch_s: float = 0.05
+    batch_wait_s: float = 0.002
 
     def __post_init__(self) -> None:
-        for name in ("threads", "max_texts", "max_text_bytes", "chunk_texts"):
+        for name in ("threads", "max_texts", "max_text_bytes", "chunk_texts", "batch_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"encoder.{name} is {getattr(self, name)}, expected 1 or more")
-        if self.waiting < 0:
-            raise ConfigError(f"encoder.waiting is {self.waiting}, expected 0 or more")
+        for name in ("waiting", "batch_s", "batch_wait_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"encoder.{name} is {getattr(self, name)}, expected 0 or more")
+
+    def of_batches(self, slots: int) -> BatchLimits:
+        """What of it concerns batches, with at most `slots` of them at once."""
+        return BatchLimits(
+            slots=min(self.threads, slots),
+            waiting=self.waiting,
+            texts=self.chunk_texts,
+            tokens=self.batch_tokens,
+            batch_s=self.batch_s,
+            wait_s=self.batch_wait_s,
+        )
 
 
 class EncoderApp:
@@ -55,12 +70,26 @@ class EncoderApp:
     def __init__(self, model: EmbeddingModel, limits: EncoderLimits | None = None) -> None:
         self._model = model
         self._limits = limits or EncoderLimits()
-        self._threads = BoundedExecutor("encoder", self._limits.threads, self._limits.waiting)
+        # A second batch for a model that runs one at a time would wait in its thread, where it
+        # collects nobody any more.
+        slots = self._limits.threads if getattr(model, "parallel", True) else 1
+        batches = self._limits.of_batches(slots)
+        self._batcher = Batcher(_STAGE, model.space.dim, self._embed, batches)
         self._closed = False
 
     @property
     def space(self) -> Space:
         return self._model.space
+
+    @property
+    def queue(self) -> int:
+        """Calls that wait for the model."""
+        return self._batcher.queue
+
+    @property
+    def texts_under_way(self) -> int:
+        """Texts that wait for the model or are in it."""
+        return self._batcher.texts
 
     async def encode(self, texts: Sequence[str], role: Role, timeout_s: float) -> Floats:
         """(n, space.dim) float32, unit rows, recipe and prompts applied.
@@ -75,15 +104,15 @@ class EncoderApp:
         if timeout_s <= 0.0:
             raise BudgetSpent(_STAGE)
         if self._is_small(prompted):
-            return self._embed(prompted, 0)
-        return await self._encode_in_thread(prompted, timeout_s)
+            return self._embed(prompted, range(len(prompted)))
+        return await self._batcher.encode(prompted, role, timeout_s)
 
     async def close(self) -> None:
-        """Wait for running calls, then close the model. Safe to repeat."""
+        """Wait for calls that have begun, then close the model. Safe to repeat."""
         if self._closed:
             return
         self._closed = True
-        await asyncio.to_thread(self._threads.close)
+        await self._batcher.close()
         self._model.close()
 
     def _accept(self, texts: Sequence[str], role: Role) -> list[str]:
@@ -106,26 +135,8 @@ class EncoderApp:
         few = len(texts) <= self._model.inline_texts
         return few and sum(map(len, texts)) <= _INLINE_CHARS
 
-    async def _encode_in_thread(self, texts: list[str], timeout_s: float) -> Floats:
-        """All chunks in one thread, so that a call that began is not refused half-way."""
-        abandoned = threading.Event()
-
-        def work() -> Floats:
-            outputs = np.empty((len(texts), self.space.dim), np.float32)
-            for first in range(0, len(texts), self._limits.chunk_texts):
-                if abandoned.is_set():
-                    raise BudgetSpent(_STAGE)
-                chunk = texts[first : first + self._limits.chunk_texts]
-                outputs[first : first + len(chunk)] = self._embed(chunk, first)
-            return outputs
-
-        try:
-            return await self._threads.run(_STAGE, timeout_s, work)
-        finally:
-            abandoned.set()
-
-    def _embed(self, texts: list[str], first: int) -> Floats:
-        """Unit vectors of texts[first:]. Names the text that gives none."""
+    def _embed(self, texts: list[str], numbers: Sequence[int]) -> Floats:
+        """Unit vectors. Names the text that gives none, by its number in its own call."""
         outputs = self._model.embed(texts)
         if outputs.shape != (len(texts), self.space.dim):
             raise WorkerUnavailable(
@@ -135,8 +146,8 @@ class EncoderApp:
         try:
             return prepare(outputs, self.space, "texts")
         except DegenerateVector:
-            for row in range(len(texts)):
-                self._refuse_degenerate(outputs[row : row + 1], first + row)
+            for row, number in enumerate(numbers):
+                self._refuse_degenerate(outputs[row : row + 1], number)
             raise
 
     def _refuse_degenerate(self, output: Floats, number: int) -> None:

@@ -8,6 +8,7 @@ import grpc
 
 from nestvec.core.codec import floats_to_bytes
 from nestvec.core.ports import Encoder
+from nestvec.membership.measures import Load
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import role_from_wire, space_to_wire
 from nestvec.v1 import common_pb2, encoder_pb2, encoder_pb2_grpc
@@ -16,11 +17,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Encodes texts. cap_s: the longest deadline."""
+    """Encodes texts. cap_s: the longest deadline. load: of all calls."""
 
-    def __init__(self, app: Encoder, cap_s: float) -> None:
+    def __init__(self, app: Encoder, cap_s: float, load: Load | None = None) -> None:
         self._app = app
         self._cap_s = cap_s
+        self._load = load or Load(1)
 
     async def Encode(
         self, request: encoder_pb2.EncodeRequest, context: Context
@@ -28,7 +30,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         """See encoder.proto."""
         role = role_from_wire(request.role)
         left_s = time_left_s(context, self._cap_s)
-        vectors = await self._app.encode(list(request.texts), role, left_s)
+        with self._load.one():
+            vectors = await self._app.encode(list(request.texts), role, left_s)
         space = self._app.space
         return encoder_pb2.EncodeResponse(
             vectors=floats_to_bytes(vectors),
@@ -44,11 +47,11 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         return encoder_pb2.DescribeEncoderResponse(space=space_to_wire(self._app.space))
 
 
-def mount(app: Encoder, cap_s: float) -> Mounted:
+def mount(app: Encoder, cap_s: float, load: Load | None = None) -> Mounted:
     """For a server."""
     return Mounted(
         encoder_pb2.DESCRIPTOR,
         "EncoderService",
-        EncoderServicer(app, cap_s),
+        EncoderServicer(app, cap_s, load),
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server,
     )

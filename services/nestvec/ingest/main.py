@@ -13,6 +13,7 @@ from nestvec.admin.app import StoredCatalogue
 from nestvec.admin.main import admin_app, server_facts
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
+from nestvec.core.members import MemberRole
 from nestvec.core.ports import Catalogue, Encoder, Shards, VectorStore
 from nestvec.encoder.main import open_encoder
 from nestvec.ingest import servicer
@@ -50,7 +51,9 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     shards = await open_shards(settings, store, stack)
     catalogue = StoredCatalogue(store)
     admin = admin_app(settings, catalogue, encoder, shards, store)
-    await admin.open_all()
+    if settings.cluster.name is None:
+        # In a cluster workers open what is assigned to them, and others may be restoring.
+        await admin.open_all()
     return [
         servicer.mount(ingest_app(settings, catalogue, encoder, shards, store, stack)),
         admin_servicer.mount(admin, server_facts(settings, encoder)),
@@ -58,4 +61,4 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_main(mounted, "writing and administration"))
+    raise SystemExit(run_main(mounted, "writing and administration", MemberRole.INGEST))

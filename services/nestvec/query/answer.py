@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from nestvec.core.arrays import Floats
 from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
 from nestvec.core.coverage import Coverage, Degradation, DegradationKind
 from nestvec.core.document import Document
+from nestvec.core.errors import NestvecError
 from nestvec.core.ports import RerankAnswer
 from nestvec.query.plan import Plan
 
@@ -65,6 +68,43 @@ class Answer:
     def degrade(self, kind: DegradationKind, detail: str) -> None:
         """Admit one thing."""
         self.degradations.append(Degradation(kind, detail))
+
+
+def fill_in(answer: Answer, documents: Sequence[Document | None], scores: Floats) -> None:
+    """The k best as hits, ties by external id. What is not known of any is left out, and that is
+    admitted.
+    """
+    best: dict[str, Hit] = {}
+    for score, document in zip(scores.tolist(), documents, strict=True):
+        # A replaced document's old row may be found beside its new one: the better hit stays.
+        if document is not None and document.id not in best:
+            best[document.id] = Hit(document, score)
+    ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.document.id))
+    answer.hits = ranked[: answer.plan.k]
+    lost = sum(document is None for document in documents)
+    if lost:
+        answer.certificate = Certificate.NONE
+        answer.degrade(
+            DegradationKind.PAYLOAD_MISSING,
+            f"{lost} hits were left out: their payloads are gone, damaged or out of reach",
+        )
+
+
+def admit_names_only(
+    answer: Answer,
+    kept: Sequence[Document | None],
+    documents: Sequence[Document | None],
+    error: NestvecError,
+) -> None:
+    """kept: those that were at hand whole. error: why the others have an id only."""
+    names_only = sum(
+        one is not None and whole is None for one, whole in zip(documents, kept, strict=True)
+    )
+    if names_only:
+        answer.degrade(
+            DegradationKind.PAYLOAD_MISSING,
+            f"{names_only} hits have their id and score only, no text and fields: {error}",
+        )
 
 
 def admit_rerank(answer: Answer, reranked: RerankAnswer) -> None:

@@ -5,13 +5,13 @@ encode -> coarse (every shard) -> rerank (bounded) -> payloads -> order, ties by
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.budget import Budget
-from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
 from nestvec.core.coverage import DegradationKind
 from nestvec.core.document import check_text
@@ -25,7 +25,6 @@ from nestvec.core.errors import (
     StoreUnavailable,
     WorkerUnavailable,
 )
-from nestvec.core.merge import merge_top
 from nestvec.core.ports import (
     Catalogue,
     CoarseHits,
@@ -36,14 +35,18 @@ from nestvec.core.ports import (
     Shards,
 )
 from nestvec.core.space import Role
-from nestvec.query.answer import Answer, Hit, Timings, admit_rerank
+from nestvec.query.admission import Admission
+from nestvec.query.answer import Answer, Timings, admit_names_only, admit_rerank, fill_in
 from nestvec.query.documents import Documents
+from nestvec.query.names import with_names
 from nestvec.query.plan import Limits, Plan, Planner, SearchClass, SearchOptions
-from nestvec.query.shards import ShardsAnswer, ask_shards
+from nestvec.query.shards import HeldDocuments, ShardsAnswer, ask_shards, best_estimates
 
 # What the later stages of a query are promised when an earlier one is slow, in seconds.
 _KEEP_FOR_RERANK_S = 0.02
 _KEEP_FOR_PAYLOAD_S = 0.005
+# Of what is left, that a store which does not answer may cost each stage that can do without it.
+_STORE_SHARE = 0.75
 BOUND_Z = 5.0
 
 
@@ -85,7 +88,8 @@ class QueryApp:
         self.classes = {one.name: one for one in classes}
         self.limits = limits
         self._planner = Planner(self.classes, limits)
-        self._under_way = 0
+        self._admission = Admission(classes, limits.max_queries_under_way)
+        self._held = HeldDocuments()
 
     async def search(
         self,
@@ -94,12 +98,14 @@ class QueryApp:
         options: SearchOptions,
         timeout_s: float,
     ) -> list[Answer]:
-        """One answer a query, in order. All of one collection, class and deadline."""
-        self._under_way += 1
+        """One answer a query, in order. All of one collection, class and deadline. Raises
+        Overloaded when too many are under way for another one of that class.
+        """
+        self._admission.enter(options.search_class)
         try:
             return await self._search(collection_name, queries, options, timeout_s)
         finally:
-            self._under_way -= 1
+            self._admission.leave()
 
     async def _search(
         self,
@@ -115,8 +121,7 @@ class QueryApp:
         if not isinstance(asked, _Asked) or asked.found.refused is not None:
             # Another process has dropped it, or made it anew, or changed its tiers: what is at hand
             # may be old. Where it is not, asking the same again would change nothing.
-            self._catalogue.forget(collection_name)
-            newest = await self._catalogue.get(collection_name)
+            newest = await self._newest(collection, budget)
             if newest != collection:
                 collection = newest
                 asked = await self._ask(collection, queries, options, budget, timings)
@@ -145,6 +150,15 @@ class QueryApp:
             answers.append(answer)
         return answers
 
+    async def _newest(self, collection: Collection, budget: Budget) -> Collection:
+        """What the store lists now; what is at hand where it cannot be asked."""
+        self._catalogue.forget(collection.name)
+        try:
+            async with asyncio.timeout(_STORE_SHARE * budget.stage_s("catalogue")):
+                return await self._catalogue.get(collection.name)
+        except (StoreUnavailable, TimeoutError):
+            return collection
+
     async def _ask(
         self,
         collection: Collection,
@@ -170,13 +184,19 @@ class QueryApp:
             coarse_dim=plan.coarse_dim,
             count=plan.candidates if plan.rerank else plan.k,
             bound_z=BOUND_Z if plan.rerank else None,
-            alone=self._under_way == 1,
+            alone=self._admission.under_way == 1,
             filter=plan.filter,
             watermark=options.watermark,
         )
         keep_s = _KEEP_FOR_PAYLOAD_S + (_KEEP_FOR_RERANK_S if plan.rerank else 0.0)
         try:
-            found = await ask_shards(self._shards, query, budget.stage_s("coarse", keep_s))
+            found = await ask_shards(
+                self._shards,
+                query,
+                budget.stage_s("coarse", keep_s),
+                self._held,
+                collection.partitions,
+            )
         except NotFound as error:
             return error
         timings.mark("coarse")
@@ -236,18 +256,18 @@ class QueryApp:
         budget: Budget,
     ) -> tuple[Ids, Floats]:
         query = RerankQuery(vector, hits, answer.plan.k, BOUND_Z, options.exhaustive)
+        timeout_s = budget.stage_s("rerank", _KEEP_FOR_PAYLOAD_S)
+        if answer.plan.search_class.degrade:
+            timeout_s *= _STORE_SHARE
         try:
-            reranked = await self._reranker.rerank(
-                answer.collection, query, budget.stage_s("rerank", _KEEP_FOR_PAYLOAD_S)
-            )
+            reranked = await self._reranker.rerank(answer.collection, query, timeout_s)
         except (StoreUnavailable, WorkerUnavailable, BudgetSpent, Overloaded) as error:
             if not answer.plan.search_class.degrade:
                 raise
             answer.degrade(
                 DegradationKind.RERANK_SKIPPED, f"hits are in the order of estimates: {error}"
             )
-            ids, scores = merge_top([(hits.ids, hits.estimates)], answer.plan.k)
-            return ids, scores
+            return best_estimates(hits, answer.plan.k)
         admit_rerank(answer, reranked)
         return reranked.ids, reranked.scores
 
@@ -256,21 +276,19 @@ class QueryApp:
     ) -> None:
         if not len(ids):
             return
-        documents = await self._documents.read(answer.collection, ids, budget)
-        best: dict[str, Hit] = {}
-        for score, document in zip(scores.tolist(), documents, strict=True):
-            # A replaced document's old row may be found beside its new one: the better hit stays.
-            if document is not None and document.id not in best:
-                best[document.id] = Hit(document, score)
-        ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.document.id))
-        answer.hits = ranked[: answer.plan.k]
-        lost = sum(document is None for document in documents)
-        if lost:
-            answer.certificate = Certificate.NONE
-            answer.degrade(
-                DegradationKind.PAYLOAD_MISSING,
-                f"{lost} hits were left out: their payloads are gone or damaged",
-            )
+        collection = answer.collection
+        degrade = answer.plan.search_class.degrade
+        try:
+            share = _STORE_SHARE if degrade else 1.0
+            documents = await self._documents.read(collection, ids, budget, share)
+        except (StoreUnavailable, BudgetSpent, Overloaded) as error:
+            if not degrade:
+                raise
+            kept = self._documents.kept(collection, ids)
+            timeout_s = budget.stage_s("names")
+            documents = await with_names(self._shards, collection, ids, kept, timeout_s)
+            admit_names_only(answer, kept, documents, error)
+        fill_in(answer, documents, scores)
 
 
 def _refused(asked: _Asked | NestvecError) -> NestvecError | None:

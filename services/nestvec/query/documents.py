@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from cachetools import FIFOCache
 
+from nestvec.concurrency import StoreGate
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.budget import Budget
 from nestvec.core.collection import Collection
@@ -40,24 +41,32 @@ class Documents:
         self._cache: FIFOCache[_Key, tuple[Document, int]] = FIFOCache(
             cache_bytes, getsizeof=lambda kept: kept[1]
         )
+        self._gate = StoreGate("payload")
 
-    async def read(self, collection: Collection, ids: Ids, budget: Budget) -> list[Document | None]:
-        """In the order of `ids`; None where the payload is gone or damaged."""
-        name, generation = collection.name, collection.generation
-        keys = [(name, generation, number) for number in ids.tolist()]
-        kept = [self._kept(key) for key in keys]
-        wanted = [place for place, found in enumerate(kept) if found is None]
-        documents = [found and found[0] for found in kept]
+    async def read(
+        self, collection: Collection, ids: Ids, budget: Budget, share: float = 1.0
+    ) -> list[Document | None]:
+        """In the order of `ids`; None where the payload is gone or damaged. share: of what is left
+        of the budget, that a store which does not answer may cost.
+        """
+        documents = self.kept(collection, ids)
+        wanted = [place for place, found in enumerate(documents) if found is None]
         if not wanted:
             return documents
-        try:
-            async with asyncio.timeout(budget.stage_s("payload")):
-                values = await self._store.payloads(collection, ids[wanted])
-        except TimeoutError:
-            raise BudgetSpent("payload") from None
+        values = await self._gate.read(
+            lambda: self._store.payloads(collection, ids[wanted]),
+            share * budget.stage_s("payload"),
+        )
         for place, value in zip(wanted, values, strict=True):
-            documents[place] = self._keep(keys[place], value)
+            key = collection.name, collection.generation, int(ids[place])
+            documents[place] = self._keep(key, value)
         return documents
+
+    def kept(self, collection: Collection, ids: Ids) -> list[Document | None]:
+        """Those at hand, in the order of `ids`."""
+        name, generation = collection.name, collection.generation
+        found = [self._kept((name, generation, number)) for number in ids.tolist()]
+        return [one and one[0] for one in found]
 
     def _kept(self, key: _Key) -> tuple[Document, int] | None:
         # `get` of the library looks twice.

@@ -15,7 +15,9 @@ class SearchClass:
     """What one lane of callers gets unless they ask otherwise. Configuration, not code.
 
     coarse_dim: the shortest tier wanted; a collection serves its nearest one that is not shorter.
-    min_coverage: 0 to 1. degrade: answer in coarse order when full vectors cannot be read.
+    min_coverage: 0 to 1. degrade: answer in coarse order when full vectors cannot be read. share:
+    of the queries that may be under way at once, beyond which one of this class is refused; None
+    takes it from how much work the class is.
     """
 
     name: str
@@ -25,19 +27,34 @@ class SearchClass:
     rerank: bool
     min_coverage: float = 1.0
     degrade: bool = True
+    share: float | None = None
+
+    @property
+    def admitted_share(self) -> float:
+        """`share`, or so much that overload sheds deep classes first and the fast ones last."""
+        if self.share is not None:
+            return self.share
+        if not self.rerank:
+            return 1.0
+        return 0.5 if self.candidates > _DEEP_CANDIDATES else 0.8
 
 
+# A class that reranks more than this is a deep one.
+_DEEP_CANDIDATES = 2000
 DEFAULT_CLASS = "search"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that one call may ask for. bytes of UTF-8 for texts."""
+    """The most that one call may ask for. bytes of UTF-8 for texts. max_queries_under_way: of all
+    callers together.
+    """
 
     max_k: int = 1000
     max_candidates: int = 10_000
     max_batch: int = 256
     max_text_bytes: int = 32 * 1024
+    max_queries_under_way: int = 256
 
 
 @dataclass(frozen=True, slots=True)

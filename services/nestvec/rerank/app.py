@@ -7,12 +7,12 @@ the next bound: nothing left can enter the answer. Source of the bound: core/ske
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from nestvec.concurrency import StoreGate
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.budget import Budget
 from nestvec.core.certificate import Certificate
@@ -58,6 +58,7 @@ class RerankApp:
 
     def __init__(self, store: VectorStore) -> None:
         self._store = store
+        self._gate = StoreGate("rerank")
 
     async def rerank(
         self, collection: Collection, query: RerankQuery, timeout_s: float
@@ -104,11 +105,7 @@ class RerankApp:
     ) -> None:
         rows = progress.order[progress.position : progress.position + block]
         ids = query.candidates.ids[rows]
-        try:
-            async with asyncio.timeout(timeout_s):
-                values = await self._store.vectors(collection, ids)
-        except TimeoutError:
-            raise BudgetSpent("rerank") from None
+        values = await self._gate.read(lambda: self._store.vectors(collection, ids), timeout_s)
         codec = collection.codec
         sound: list[int] = []
         for number, value in enumerate(values):

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from nestvec.adapters.opening import open_shared_store
 from nestvec.admin.app import StoredCatalogue
 from nestvec.config import Settings
+from nestvec.core.members import MemberRole
 from nestvec.core.ports import Reranker, VectorStore
 from nestvec.rerank import servicer
 from nestvec.rerank.app import RerankApp
@@ -30,4 +31,4 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_main(mounted, "the reranker"))
+    raise SystemExit(run_main(mounted, "the reranker", MemberRole.RERANK))

@@ -8,7 +8,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from nestvec.core.arrays import Floats
+from nestvec.core.arrays import Floats, Ids
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
 from nestvec.core.collection import Collection
 from nestvec.core.ports import (
@@ -32,6 +32,7 @@ from nestvec.rpc.wire import (
     hits_from_wire,
     hits_to_wire,
     ids_from_bytes,
+    ids_to_bytes,
     role_to_wire,
     space_from_wire,
     tier_from_wire,
@@ -52,6 +53,8 @@ Response = TypeVar("Response")
 
 # Building and reading a whole collection may take long; nobody waits for these on a query's path.
 _MANAGE_TIMEOUT_S = 600.0
+# A look-up in memory. Whoever cannot wait so long cancels the call.
+_NAMES_TIMEOUT_S = 5.0
 
 
 def channel_to(address: str, max_message_bytes: int) -> grpc.aio.Channel:
@@ -193,6 +196,14 @@ class RemoteCoarse:
         request = coarse_pb2.DescribeTiersRequest(collection=self._ref(collection))
         response = await _ask(self._stub.DescribeTiers, request, _MANAGE_TIMEOUT_S, self._name)
         return [tier_from_wire(tier) for tier in response.tiers]
+
+    async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
+        """See ports.CoarseSearcher."""
+        request = coarse_pb2.NameDocumentsRequest(
+            collection=self._ref(collection), ids=ids_to_bytes(ids)
+        )
+        response = await _ask(self._stub.NameDocuments, request, _NAMES_TIMEOUT_S, self._name)
+        return [name or None for name in response.names]
 
     def _ref(self, collection: Collection) -> coarse_pb2.CollectionRef:
         ref = collection_ref(collection)

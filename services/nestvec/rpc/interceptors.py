@@ -35,6 +35,11 @@ class GuardedServer:
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
 
+    @property
+    def unguarded(self) -> grpc.aio.Server:
+        """For handlers that only pass on: who serves the call guards it."""
+        return self._server
+
     def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Generated code says the same twice; the other call says it by method."""
 

@@ -64,8 +64,9 @@ class Server:
         self._names = ["", *names]
         self.port = 0
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen and report healthy. Returns the port: the one given, or one that was free for 0.
+    async def start(self, host: str, port: int, serving: bool = True) -> int:
+        """Listen and report healthy, or not yet. Returns the port: the one given, or one that was
+        free for 0.
 
         Raises ConfigError when the port is in use.
         """
@@ -80,9 +81,15 @@ class Server:
                 f"machine's; stop what holds it, or choose another port (0 takes a free one)"
             )
         await self._server.start()
-        for name in self._names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self.tell_health(serving)
         return self.port
+
+    async def tell_health(self, serving: bool) -> None:
+        """Of this process and of each service. Calls are answered either way."""
+        states = health_pb2.HealthCheckResponse
+        state = states.SERVING if serving else states.NOT_SERVING
+        for name in self._names:
+            await self._health.set(name, state)
 
     async def stop(self) -> None:
         """Report NOT_SERVING, let calls in flight finish, then close."""

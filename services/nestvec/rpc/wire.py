@@ -13,6 +13,12 @@ from nestvec.core.document import Document
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.ports import CoarseHits, ShardVerification, TierDifference, TierStatus
 from nestvec.core.space import Prompts, Recipe, Role, Space
+from nestvec.rpc.evidence_wire import (
+    DTYPE_FROM_WIRE,
+    DTYPE_TO_WIRE,
+    code_to_wire,
+    evidence_to_wire,
+)
 from nestvec.rpc.field_wire import fields_from_wire, fields_to_wire, schema_to_wire
 from nestvec.v1 import admin_pb2, coarse_pb2, common_pb2, encoder_pb2
 
@@ -59,25 +65,17 @@ def collection_ref(collection: Collection) -> coarse_pb2.CollectionRef:
     )
 
 
-_DTYPE_TO_WIRE = {
-    VectorDtype.FP32: admin_pb2.STORE_DTYPE_FP32,
-    VectorDtype.FP16: admin_pb2.STORE_DTYPE_FP16,
-    VectorDtype.INT8: admin_pb2.STORE_DTYPE_INT8,
-}
-_DTYPE_FROM_WIRE = {wire: dtype for dtype, wire in _DTYPE_TO_WIRE.items()}
-
-
 def dtype_from_wire(value: admin_pb2.StoreDtype.ValueType) -> VectorDtype | None:
     """None where unspecified. Raises InvalidRequest for one that this version does not know."""
-    if value != admin_pb2.STORE_DTYPE_UNSPECIFIED and value not in _DTYPE_FROM_WIRE:
+    if value != admin_pb2.STORE_DTYPE_UNSPECIFIED and value not in DTYPE_FROM_WIRE:
         known = ", ".join(dtype.value for dtype in VectorDtype)
         raise InvalidRequest("store_dtype", f"no dtype has number {value} here; known: {known}")
-    return _DTYPE_FROM_WIRE.get(value)
+    return DTYPE_FROM_WIRE.get(value)
 
 
 def dtype_to_wire(dtype: VectorDtype) -> admin_pb2.StoreDtype.ValueType:
     """Reverse of `dtype_from_wire`."""
-    return _DTYPE_TO_WIRE[dtype]
+    return DTYPE_TO_WIRE[dtype]
 
 
 def collection_to_wire(collection: Collection) -> admin_pb2.CollectionDescription:
@@ -86,11 +84,13 @@ def collection_to_wire(collection: Collection) -> admin_pb2.CollectionDescriptio
         name=collection.name,
         space=space_to_wire(collection.space),
         store_dim=collection.store_dim,
-        store_dtype=_DTYPE_TO_WIRE[collection.store_dtype],
+        store_dtype=DTYPE_TO_WIRE[collection.store_dtype],
         tiers=collection.tiers,
         generation=collection.generation,
         partitions=collection.partitions,
         fields=schema_to_wire(collection.fields),
+        coarse_code=code_to_wire(collection.coarse_code),
+        evidence=evidence_to_wire(collection.evidence),
     )
 
 
@@ -102,13 +102,19 @@ def tier_to_wire(status: TierStatus) -> common_pb2.TierDescription:
         deleted=status.deleted,
         segments=status.segments,
         bytes=status.nbytes,
+        name_bytes=status.name_nbytes,
     )
 
 
 def tier_from_wire(message: common_pb2.TierDescription) -> TierStatus:
     """Reverse of `tier_to_wire`."""
     return TierStatus(
-        message.dim, message.documents, message.deleted, tuple(message.segments), message.bytes
+        message.dim,
+        message.documents,
+        message.deleted,
+        tuple(message.segments),
+        message.bytes,
+        message.name_bytes,
     )
 
 

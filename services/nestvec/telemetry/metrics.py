@@ -55,4 +55,13 @@ LOG_GAPS = Counter(
     "Partitions compared with the store because the log did not continue, by reason.",
     ["reason"],
 )
+SHARDS_ASKED_AGAIN = Counter(
+    "nestvec_shards_asked_again_total",
+    "Shards that might hold more of the best candidates than they were asked for.",
+)
+FANOUT_CALLS = Counter(
+    "nestvec_fanout_calls_total",
+    "Calls of replicas: first ones, hedges, retries on another one, probes of one that failed.",
+    ["kind"],
+)
 BUILD = Gauge("nestvec_build_info", "Always 1; the labels tell the version.", ["version"])

@@ -39,6 +39,154 @@ STORE_DTYPE_FP16: StoreDtype.ValueType  # 2
 STORE_DTYPE_INT8: StoreDtype.ValueType  # 3
 Global___StoreDtype: _TypeAlias = StoreDtype  # noqa: Y015
 
+class _CoarseCode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CoarseCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CoarseCode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COARSE_CODE_UNSPECIFIED: _CoarseCode.ValueType  # 0
+    """Chosen by size and hardware."""
+    COARSE_CODE_FP32: _CoarseCode.ValueType  # 1
+    COARSE_CODE_FP16: _CoarseCode.ValueType  # 2
+    COARSE_CODE_INT8: _CoarseCode.ValueType  # 3
+    COARSE_CODE_FOUR_BIT: _CoarseCode.ValueType  # 4
+    """4 bits for each pair of dimensions."""
+    COARSE_CODE_RABITQ: _CoarseCode.ValueType  # 5
+    """1 bit a dimension, after a random rotation."""
+    COARSE_CODE_PQ: _CoarseCode.ValueType  # 6
+    """8 bits for each eight dimensions."""
+
+class CoarseCode(_CoarseCode, metaclass=_CoarseCodeEnumTypeWrapper):
+    """What the index of a coarse segment scans; small segments are scanned exactly whatever it is."""
+
+COARSE_CODE_UNSPECIFIED: CoarseCode.ValueType  # 0
+"""Chosen by size and hardware."""
+COARSE_CODE_FP32: CoarseCode.ValueType  # 1
+COARSE_CODE_FP16: CoarseCode.ValueType  # 2
+COARSE_CODE_INT8: CoarseCode.ValueType  # 3
+COARSE_CODE_FOUR_BIT: CoarseCode.ValueType  # 4
+"""4 bits for each pair of dimensions."""
+COARSE_CODE_RABITQ: CoarseCode.ValueType  # 5
+"""1 bit a dimension, after a random rotation."""
+COARSE_CODE_PQ: CoarseCode.ValueType  # 6
+"""8 bits for each eight dimensions."""
+Global___CoarseCode: _TypeAlias = CoarseCode  # noqa: Y015
+
+@_typing.final
+class LossBudget(_message.Message):
+    """The most that a reranked search may lose against exact search over full fp32 vectors, 0 to 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NDCG_AT_10_FIELD_NUMBER: _builtins.int
+    RECALL_AT_10_FIELD_NUMBER: _builtins.int
+    ndcg_at_10: _builtins.float
+    recall_at_10: _builtins.float
+    def __init__(
+        self,
+        *,
+        ndcg_at_10: _builtins.float = ...,
+        recall_at_10: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ndcg_at_10", b"ndcg_at_10", "recall_at_10", b"recall_at_10"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LossBudget: _TypeAlias = LossBudget  # noqa: Y015
+
+@_typing.final
+class Measurement(_message.Message):
+    """One tier under one pair of codes, as `nestvec ablate` measured it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    STORE_DIM_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    COARSE_CODE_FIELD_NUMBER: _builtins.int
+    STORE_DTYPE_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    NDCG_LOST_FIELD_NUMBER: _builtins.int
+    RECALL_LOST_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """Of the space."""
+    store_dim: _builtins.int
+    dim: _builtins.int
+    coarse_code: Global___CoarseCode.ValueType
+    store_dtype: Global___StoreDtype.ValueType
+    judged: _builtins.bool
+    """False where exact search over sampled queries was the truth."""
+    source: _builtins.str
+    """The golden set's name, or the texts'."""
+    documents: _builtins.int
+    queries: _builtins.int
+    candidates: _builtins.int
+    """How many were reranked."""
+    ndcg_lost: _builtins.float
+    recall_lost: _builtins.float
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.str = ...,
+        store_dim: _builtins.int = ...,
+        dim: _builtins.int = ...,
+        coarse_code: Global___CoarseCode.ValueType = ...,
+        store_dtype: Global___StoreDtype.ValueType = ...,
+        judged: _builtins.bool = ...,
+        source: _builtins.str = ...,
+        documents: _builtins.int = ...,
+        queries: _builtins.int = ...,
+        candidates: _builtins.int = ...,
+        ndcg_lost: _builtins.float = ...,
+        recall_lost: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "coarse_code", b"coarse_code", "dim", b"dim", "documents", b"documents", "fingerprint", b"fingerprint", "judged", b"judged", "ndcg_lost", b"ndcg_lost", "queries", b"queries", "recall_lost", b"recall_lost", "source", b"source", "store_dim", b"store_dim", "store_dtype", b"store_dtype"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
+
+@_typing.final
+class Evidence(_message.Message):
+    """What lets a collection serve its tiers and codes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    override: _builtins.str
+    """Why something may serve though it was not measured, or loses more. Logged."""
+    @_builtins.property
+    def budget(self) -> Global___LossBudget:
+        """Without one, only the code that the server itself chooses, or an exact scan, may serve."""
+
+    @_builtins.property
+    def measured(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measurement]: ...
+    def __init__(
+        self,
+        *,
+        budget: Global___LossBudget | None = ...,
+        measured: _abc.Iterable[Global___Measurement] | None = ...,
+        override: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "measured", b"measured", "override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
+
 @_typing.final
 class CollectionDescription(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -51,12 +199,15 @@ class CollectionDescription(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    COARSE_CODE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     store_dim: _builtins.int
     """What the store keeps and what scores are computed at."""
     store_dtype: Global___StoreDtype.ValueType
     generation: _builtins.int
     partitions: _builtins.int
+    coarse_code: Global___CoarseCode.ValueType
     @_builtins.property
     def space(self) -> _common_pb2.SpaceDescription: ...
     @_builtins.property
@@ -67,6 +218,8 @@ class CollectionDescription(_message.Message):
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.FieldSchema]:
         """What can be filtered on."""
 
+    @_builtins.property
+    def evidence(self) -> Global___Evidence: ...
     def __init__(
         self,
         *,
@@ -78,10 +231,12 @@ class CollectionDescription(_message.Message):
         generation: _builtins.int = ...,
         partitions: _builtins.int = ...,
         fields: _abc.Iterable[_common_pb2.FieldSchema] | None = ...,
+        coarse_code: Global___CoarseCode.ValueType = ...,
+        evidence: Global___Evidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "generation", b"generation", "name", b"name", "partitions", b"partitions", "space", b"space", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse_code", b"coarse_code", "evidence", b"evidence", "fields", b"fields", "generation", b"generation", "name", b"name", "partitions", b"partitions", "space", b"space", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,6 +252,8 @@ class CreateCollectionRequest(_message.Message):
     STORE_DTYPE_FIELD_NUMBER: _builtins.int
     EXIST_OK_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    COARSE_CODE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 of a-z, 0-9, '.', '_', '-'."""
     store_dim: _builtins.int
@@ -107,6 +264,8 @@ class CreateCollectionRequest(_message.Message):
     """Unspecified: the server's default, fp16 unless configured."""
     exist_ok: _builtins.bool
     """Do not fail when a collection with the same settings exists."""
+    coarse_code: Global___CoarseCode.ValueType
+    """Unspecified: chosen by size and hardware."""
     @_builtins.property
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Empty: those that the server's search classes need."""
@@ -115,6 +274,8 @@ class CreateCollectionRequest(_message.Message):
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.FieldSchema]:
         """What can be filtered on; names of 1 to 63 of a-z, 0-9, '_', beginning with a letter."""
 
+    @_builtins.property
+    def evidence(self) -> Global___Evidence: ...
     def __init__(
         self,
         *,
@@ -124,10 +285,12 @@ class CreateCollectionRequest(_message.Message):
         store_dtype: Global___StoreDtype.ValueType = ...,
         exist_ok: _builtins.bool = ...,
         fields: _abc.Iterable[_common_pb2.FieldSchema] | None = ...,
+        coarse_code: Global___CoarseCode.ValueType = ...,
+        evidence: Global___Evidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exist_ok", b"exist_ok", "fields", b"fields", "name", b"name", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse_code", b"coarse_code", "evidence", b"evidence", "exist_ok", b"exist_ok", "fields", b"fields", "name", b"name", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,17 +449,23 @@ class AddTierRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DIM_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     dim: _builtins.int
+    @_builtins.property
+    def evidence(self) -> Global___Evidence:
+        """Measurements, and words to override; the budget is the collection's, for life."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         dim: _builtins.int = ...,
+        evidence: Global___Evidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "evidence", b"evidence", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,6 +79,11 @@ class CoarseServiceStub(object):
                 request_serializer=nestvec_dot_v1_dot_coarse__pb2.DescribeTiersRequest.SerializeToString,
                 response_deserializer=nestvec_dot_v1_dot_coarse__pb2.DescribeTiersResponse.FromString,
                 _registered_method=True)
+        self.NameDocuments = channel.unary_unary(
+                '/nestvec.v1.CoarseService/NameDocuments',
+                request_serializer=nestvec_dot_v1_dot_coarse__pb2.NameDocumentsRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_coarse__pb2.NameDocumentsResponse.FromString,
+                _registered_method=True)
 
 
 class CoarseServiceServicer(object):
@@ -144,6 +149,13 @@ class CoarseServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NameDocuments(self, request, context):
+        """External ids of documents, without the store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoarseServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -191,6 +203,11 @@ def add_CoarseServiceServicer_to_server(servicer, server):
                     servicer.DescribeTiers,
                     request_deserializer=nestvec_dot_v1_dot_coarse__pb2.DescribeTiersRequest.FromString,
                     response_serializer=nestvec_dot_v1_dot_coarse__pb2.DescribeTiersResponse.SerializeToString,
+            ),
+            'NameDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.NameDocuments,
+                    request_deserializer=nestvec_dot_v1_dot_coarse__pb2.NameDocumentsRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_coarse__pb2.NameDocumentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -436,6 +453,33 @@ class CoarseService(object):
             '/nestvec.v1.CoarseService/DescribeTiers',
             nestvec_dot_v1_dot_coarse__pb2.DescribeTiersRequest.SerializeToString,
             nestvec_dot_v1_dot_coarse__pb2.DescribeTiersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NameDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.CoarseService/NameDocuments',
+            nestvec_dot_v1_dot_coarse__pb2.NameDocumentsRequest.SerializeToString,
+            nestvec_dot_v1_dot_coarse__pb2.NameDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

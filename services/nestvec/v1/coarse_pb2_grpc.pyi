@@ -46,6 +46,8 @@ class CoarseServiceStub:
     """Returns when background building has nothing left to do."""
     CloseCollection: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.CloseCollectionRequest, _coarse_pb2.CloseCollectionResponse]
     DescribeTiers: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.DescribeTiersRequest, _coarse_pb2.DescribeTiersResponse]
+    NameDocuments: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.NameDocumentsRequest, _coarse_pb2.NameDocumentsResponse]
+    """External ids of documents, without the store."""
 
 @_typing.type_check_only
 class CoarseServiceAsyncStub(CoarseServiceStub):
@@ -65,6 +67,8 @@ class CoarseServiceAsyncStub(CoarseServiceStub):
     """Returns when background building has nothing left to do."""
     CloseCollection: _aio.UnaryUnaryMultiCallable[_coarse_pb2.CloseCollectionRequest, _coarse_pb2.CloseCollectionResponse]  # type: ignore[assignment]
     DescribeTiers: _aio.UnaryUnaryMultiCallable[_coarse_pb2.DescribeTiersRequest, _coarse_pb2.DescribeTiersResponse]  # type: ignore[assignment]
+    NameDocuments: _aio.UnaryUnaryMultiCallable[_coarse_pb2.NameDocumentsRequest, _coarse_pb2.NameDocumentsResponse]  # type: ignore[assignment]
+    """External ids of documents, without the store."""
 
 class CoarseServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -135,5 +139,13 @@ class CoarseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _coarse_pb2.DescribeTiersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coarse_pb2.DescribeTiersResponse, _abc.Awaitable[_coarse_pb2.DescribeTiersResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def NameDocuments(
+        self,
+        request: _coarse_pb2.NameDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coarse_pb2.NameDocumentsResponse, _abc.Awaitable[_coarse_pb2.NameDocumentsResponse]]:
+        """External ids of documents, without the store."""
 
 def add_CoarseServiceServicer_to_server(servicer: CoarseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

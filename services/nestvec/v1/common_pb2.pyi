@@ -474,12 +474,15 @@ class TierDescription(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    NAME_BYTES_FIELD_NUMBER: _builtins.int
     dim: _builtins.int
     documents: _builtins.int
     deleted: _builtins.int
     """Rows that are deleted and not yet compacted away."""
     bytes: _builtins.int
-    """Index, codes, sketch and ids."""
+    """Index, codes, sketch and internal ids."""
+    name_bytes: _builtins.int
+    """External ids, kept once a shard: every tier of it tells the same."""
     @_builtins.property
     def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The kind and size of each segment, such as "pq128x4fs:200000"."""
@@ -492,10 +495,11 @@ class TierDescription(_message.Message):
         deleted: _builtins.int = ...,
         segments: _abc.Iterable[_builtins.str] | None = ...,
         bytes: _builtins.int = ...,
+        name_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deleted", b"deleted", "dim", b"dim", "documents", b"documents", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deleted", b"deleted", "dim", b"dim", "documents", b"documents", "name_bytes", b"name_bytes", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.core.collection import Collection
 from nestvec.core.errors import ConfigError, StoreUnavailable

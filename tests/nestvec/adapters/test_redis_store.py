@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.adapters.redis_writes import MAX_RECORDS_PER_PUT
 from nestvec.core.collection import Collection
@@ -429,7 +429,8 @@ async def test_cancelled_calls_lose_no_connection(
             task.cancel()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert store._client._pool._free._value == 2
+    assert store._client._node is not None
+    assert store._client._node.pool._free._value == 2
 
 
 async def test_calls_under_way_when_a_store_closes_end_and_leave_nothing_open(
@@ -443,7 +444,8 @@ async def test_calls_under_way_when_a_store_closes_end_and_leave_nothing_open(
         await store.close()
         for found in await asyncio.gather(*calls):
             assert found.tolist() == [-1] * len(NAMES)
-        links = store._client._pool._idle
+        assert store._client._node is not None
+        links = store._client._node.pool._idle
         assert len(links) <= 4
         assert not any(link.connection.is_connected for link in links)
 

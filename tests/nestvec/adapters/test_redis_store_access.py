@@ -12,7 +12,7 @@ from redis import exceptions as redis_errors
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
 from nestvec.adapters.redis_errors import translate
 from nestvec.adapters.redis_keys import Keyspace
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.core.errors import ConfigError, NestvecError, Overloaded, StoreUnavailable
 from tests.support.stores import TIMEOUT_S, a_collection, a_record, ask, free_port

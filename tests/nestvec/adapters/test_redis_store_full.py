@@ -11,16 +11,16 @@ import pytest
 import redis
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.core.collection import Collection
 from nestvec.core.errors import NotFound, Overloaded
 from nestvec.core.ports import StoreDeletion, StoreRecord
+from tests.support.redis_servers import LocalCluster, Server
 from tests.support.stores import (
     a_collection,
     redis_binary,
     some_deletions,
-    start_cluster_node,
     tidy_all,
 )
 
@@ -32,11 +32,10 @@ LACKING = 2_000_000
 
 
 @pytest.fixture(params=["valkey", "redis", "cluster"], scope="module")
-def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedValkey]:
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedValkey | Server]:
     if request.param == "cluster":
-        running = start_cluster_node()
-        yield running
-        running.stop()
+        with LocalCluster(masters=1) as cluster:
+            yield cluster.nodes[0]
         return
     binary: Path | None = redis_binary() if request.param == "redis" else None
     with EmbeddedValkey(EmbeddedSettings(binary=binary)) as running:
@@ -44,15 +43,15 @@ def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedValkey]:
 
 
 @pytest.fixture
-def raw(server: EmbeddedValkey) -> Iterator[redis.Redis]:
+def raw(server: EmbeddedValkey | Server) -> Iterator[redis.Redis]:
     with redis.Redis(unix_socket_path=str(server.socket_path), protocol=2) as client:
         empty(client)
         yield client
 
 
 @pytest.fixture
-def settings(server: EmbeddedValkey, raw: redis.Redis) -> RedisSettings:
-    return RedisSettings(server.url, cluster=raw.info("cluster")["cluster_enabled"] == 1)
+def settings(server: EmbeddedValkey | Server, raw: redis.Redis) -> RedisSettings:
+    return RedisSettings(server.url, cluster=isinstance(server, Server))
 
 
 @pytest.fixture

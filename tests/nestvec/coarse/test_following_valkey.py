@@ -14,7 +14,7 @@ import pytest
 
 from nestvec.adapters.embedded_valkey import EmbeddedValkey
 from nestvec.adapters.memory_index import NumpyFactory
-from nestvec.adapters.redis_pool import RedisSettings
+from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
 from nestvec.admin.tiers import drawn
 from nestvec.coarse.app import CoarseApp

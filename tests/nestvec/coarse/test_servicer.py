@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
 from nestvec.adapters.blob_store import FsspecBlobs
@@ -15,15 +16,17 @@ from nestvec.admin.tiers import drawn
 from nestvec.coarse import servicer
 from nestvec.coarse.app import CoarseApp
 from nestvec.coarse.snapshot import ShardSnapshots
-from nestvec.core.errors import BudgetSpent, InvalidRequest, NotFound, SnapshotFailed
+from nestvec.core.errors import BudgetSpent, InvalidRequest, LeaseLost, NotFound, SnapshotFailed
 from nestvec.core.fields import FieldSchema, FieldType
 from nestvec.core.filters import AllOf, AnyOf, Not, Range
 from nestvec.core.ports import ShardVerification
 from nestvec.core.watermark import Watermark, sequence_of
+from nestvec.membership.measures import Load
 from nestvec.rpc.clients import RemoteCoarse, channel_to
 from nestvec.rpc.server import Mounted, Server, ServerLimits
+from nestvec.v1 import coarse_pb2
 from tests.nestvec.core.synthetic import mrl_like
-from tests.support.places import failing_place, heal
+from tests.support.places import failing_place, heal, memory_place
 from tests.support.rooms import PATIENT_S, FaultyStore, a_collection, created, deleted, written
 from tests.support.shards import a_query, mark_of
 
@@ -136,3 +139,77 @@ async def test_opening_again_takes_the_tiers_that_the_catalogue_has_now(pair: Pa
     with pytest.raises(NotFound, match="serves tiers 16") as caught:
         await pair.there.search(a_query(docs, coarse_dim=32), PATIENT_S)
     assert caught.value.kind == "tier"
+
+
+async def test_names_are_the_same_here_and_there(pair: Pair) -> None:
+    docs = await created(pair.store, a_collection())
+    await pair.there.open(docs)
+    names = ["plain", "with space", "Grüße", "x" * 512]
+    ids = await written(pair.store, docs, mrl_like(4, 64, seed=1), names)
+    await pair.there.reach(docs, mark_of(docs, ids.tolist()), PATIENT_S)
+    asked = np.array([ids[2], 12345, ids[0], ids[3], ids[1]], np.int64)
+    wanted = ["Grüße", None, "plain", "x" * 512, "with space"]
+    assert await pair.here.names(docs, asked) == wanted
+    assert await pair.there.names(docs, asked) == wanted
+    assert await pair.there.names(docs, asked[:0]) == []
+    (here,), (there,) = await pair.here.status(docs), await pair.there.status(docs)
+    assert here.name_nbytes == there.name_nbytes > 4 * 12
+    with pytest.raises(NotFound):
+        await pair.there.names(replace(docs, generation=9), asked)
+
+
+# --- in a cluster ---------------------------------------------------------------------------------
+
+
+async def test_every_call_asks_whether_this_incarnation_may_answer() -> None:
+    """Before it is answered, and once more before the answer goes: it may have been stopped."""
+    async with AsyncExitStack() as stack:
+        store, factory = FaultyStore(), NumpyFactory()
+        snapshots = ShardSnapshots(memory_place(), factory, 0, 1)
+        app = CoarseApp(store, factory, poll_s=0.01, snapshots=snapshots)
+        stack.push_async_callback(app.close)
+        asked: list[int] = []
+        lost_after = [1000]
+
+        def require(incarnation: int) -> None:
+            asked.append(incarnation)
+            if incarnation not in (0, 7) or len(asked) > lost_after[0]:
+                raise LeaseLost("not this one")
+
+        load = Load(1)
+        mounted = servicer.mount(app, StoredCatalogue(store), 10.0, require, load)
+        server = Server([mounted], ServerLimits(drain_s=0.1))
+        port = await server.start("127.0.0.1", 0)
+        stack.push_async_callback(server.stop)
+        channel = channel_to(f"127.0.0.1:{port}", 1 << 24)
+        stack.push_async_callback(channel.close)
+        docs = await created(store, a_collection())
+        ids = await written(store, docs, mrl_like(5, 64, seed=1))
+        calls: dict[str, Callable[[RemoteCoarse], Awaitable[object]]] = {
+            "OpenCollection": lambda shard: shard.open(docs),
+            "SearchCoarse": lambda shard: shard.search(a_query(docs), PATIENT_S),
+            "ReachWatermark": lambda shard: shard.reach(docs, mark_of(docs, ids), PATIENT_S),
+            "DescribeProgress": lambda shard: shard.progress(docs),
+            "SnapshotShard": lambda shard: shard.snapshot(docs),
+            "VerifyShard": lambda shard: shard.verify(docs, repair=False, sample=1),
+            "SettleCollection": lambda shard: shard.settle(docs),
+            "DescribeTiers": lambda shard: shard.status(docs),
+            "NameDocuments": lambda shard: shard.names(docs, ids),
+            "CloseCollection": lambda shard: shard.drop(docs.name, docs.generation),
+        }
+        service = coarse_pb2.DESCRIPTOR.services_by_name["CoarseService"]
+        assert calls.keys() == set(service.methods_by_name)
+        for call in calls.values():
+            with pytest.raises(LeaseLost, match="not this one"):
+                await call(RemoteCoarse(channel, "shard 0", 8))
+        for name, call in calls.items():
+            for incarnation in (0, 7):
+                asked.clear()
+                await call(RemoteCoarse(channel, "shard 0", incarnation))
+                assert asked == [incarnation] * 2, name
+        assert load.p95_ms > 0.0
+        await RemoteCoarse(channel).open(docs)
+        asked.clear()
+        lost_after[0] = 1
+        with pytest.raises(LeaseLost):
+            await RemoteCoarse(channel, "shard 0", 7).search(a_query(docs), PATIENT_S)

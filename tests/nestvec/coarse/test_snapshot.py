@@ -22,6 +22,7 @@ from nestvec.coarse.snapshot import LoadedShard, ShardSnapshots
 from nestvec.coarse.tier import Tier, TierState
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.codec import VectorDtype
+from nestvec.core.codes import CoarseCode
 from nestvec.core.collection import Collection
 from nestvec.core.errors import SnapshotFailed
 from nestvec.core.fields import FieldSchema, FieldType
@@ -229,6 +230,16 @@ def test_an_index_of_other_hardware_is_built_again_from_the_codes(blobs: FsspecB
     loaded = of(shard_of(blobs, factory=NumpyFactory()).load(DOCS))
     require_equal(loaded.tiers[16], tiers[16].state)
     assert {view.segment.index.kind for view in loaded.tiers[16].views} == {"numpy"}
+
+
+def test_what_is_built_again_has_the_collections_own_code(blobs: FsspecBlobs) -> None:
+    factory = FaissFactory(exact_rows=1, use_gpu=False)
+    coded = replace(DOCS, coarse_code=CoarseCode.FP16)
+    tiers = both(rows=1000, factory=factory.coded(CoarseCode.FP16))
+    saved_by(shard_of(blobs, factory=factory), tiers, coded)
+    loaded = of(shard_of(blobs, factory=factory).load(coded))
+    kinds = {view.segment.index.kind for view in loaded.tiers[16].views}
+    assert kinds == {view.segment.index.kind for view in tiers[16].state.views} == {"sqfp16"}
 
 
 def test_large_arrays_are_cut_and_put_together(

@@ -223,12 +223,14 @@ def test_records_are_pinned() -> None:
         "fields": {},
         "identity": "",
         "restoring": False,
+        "coarse_code": "auto",
+        "evidence": {"budget": None, "measured": [], "override": ""},
     }
 
 
 def test_records_of_before_there_were_fields_are_read() -> None:
     record = EDGE.to_dict()
-    for name in ("fields", "identity", "restoring"):
+    for name in ("fields", "identity", "restoring", "coarse_code", "evidence"):
         del record[name]
     assert Collection.from_dict(record) == EDGE
 

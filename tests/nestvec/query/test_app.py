@@ -484,15 +484,15 @@ async def test_a_hit_whose_payload_is_lost_is_left_out_and_counted(
     assert len(answer.hits) >= 9
 
 
-async def test_without_payloads_there_is_nothing_to_answer_with(
+async def test_without_payloads_a_class_that_may_not_degrade_fails(
     rooms: Rooms, store: FaultyStore
 ) -> None:
     store.faults.before["payloads"] = [raising(StoreUnavailable("the store is down"))]
-    with pytest.raises(StoreUnavailable):
-        await rooms.ask("red")
+    with pytest.raises(StoreUnavailable, match="the store is down"):
+        await rooms.ask("red", search_class="strict")
     store.faults.before["payloads"] = [hanging]
     with pytest.raises(BudgetSpent, match="payload"):
-        await rooms.ask("red", timeout_s=0.5)
+        await rooms.ask("red", search_class="strict", timeout_s=0.5)
 
 
 async def test_a_deadline_that_has_passed_names_the_stage(rooms: Rooms) -> None:

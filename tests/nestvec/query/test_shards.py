@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from nestvec.coarse.app import CoarseApp
 from nestvec.core.arrays import Floats
 from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
-from nestvec.core.coverage import DegradationKind
+from nestvec.core.coverage import Coverage, DegradationKind
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
@@ -26,7 +26,8 @@ from nestvec.core.errors import (
     WorkerUnavailable,
 )
 from nestvec.core.ports import CoarseHits, CoarseQuery, FixedShards, RerankQuery
-from nestvec.query.shards import ShardsAnswer, ask_shards, merge_hits
+from nestvec.core.shard_counts import shard_counts
+from nestvec.query.shards import HeldDocuments, ShardsAnswer, ask_shards, merge_hits
 from nestvec.rerank.app import RerankApp
 from tests.nestvec.core.synthetic import mrl_like, unit
 from tests.support.rooms import (
@@ -174,6 +175,80 @@ def test_a_certified_answer_is_the_truth_for_any_number_of_shards(
     asyncio.run(check())
 
 
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 1 << 20),
+    count=st.integers(20, 60),
+    partitions=st.sampled_from([1, 2, 16, 64]),
+    told=st.booleans(),
+)
+def test_answers_do_not_depend_on_the_number_of_shards_when_each_is_asked_for_less(
+    seed: int, count: int, partitions: int, told: bool
+) -> None:
+    """With few partitions too, where shards hold very different shares."""
+
+    async def check() -> None:
+        store, docs = await a_corpus(mrl_like(300, 64, seed), partitions)
+        queries = unit(mrl_like(3, 64, seed + 1))
+        query = a_query(docs, queries, count, None)
+        async with opened(store, docs, 1) as searchers:
+            whole = await ask_shards(FixedShards(searchers), query, PATIENT_S)
+        for shards in (4, 8):
+            held = HeldDocuments()
+            async with opened(store, docs, shards) as searchers:
+                for _ in range(2):
+                    found = await ask_shards(
+                        FixedShards(searchers), query, PATIENT_S, held, partitions if told else 0
+                    )
+                    for mine, truth in zip(found.hits, whole.hits, strict=True):
+                        assert mine.ids.tolist() == truth.ids.tolist()
+                        # BLAS rounds products of other shapes otherwise.
+                        assert mine.estimates == pytest.approx(truth.estimates, abs=1e-6)
+                    assert found.coverage == Coverage(shards, shards, 300, 300)
+                if partitions == 64:
+                    assert all(one.asked[0].count < count for one in searchers)
+
+    asyncio.run(check())
+
+
+async def test_shards_that_are_known_to_hold_less_are_asked_for_less() -> None:
+    store, docs = await a_corpus(mrl_like(200, 64, seed=3), partitions=3)
+    query = a_query(docs, unit(mrl_like(1, 64, seed=2)), 100, None)
+    async with opened(store, docs, 2) as searchers:
+        sizes = [(await shard.status(docs))[0].documents for shard in searchers]
+        held = HeldDocuments()
+        for _ in range(2):
+            await ask_shards(FixedShards(searchers), query, PATIENT_S, held)
+        asked = [[one.count for one in shard.asked] for shard in searchers]
+        assert sizes[0] != sizes[1]
+        # Equal at first, for want of knowing; then by what they answered, and nobody twice.
+        assert asked[0][0] == asked[1][0]
+        assert (asked[0][-1] < asked[1][-1]) == (sizes[0] < sizes[1])
+        assert tuple(one[-1] for one in asked) == shard_counts(100, sizes)
+
+
+async def test_a_shard_all_of_whose_candidates_are_among_the_best_is_asked_for_the_rest() -> None:
+    store, docs = await a_corpus(mrl_like(100, 64, seed=3), partitions=1)
+    query = a_query(docs, unit(mrl_like(1, 64, seed=2)), 50, None)
+    async with opened(store, docs, 4) as searchers:
+        found = await ask_shards(FixedShards(searchers), query, PATIENT_S)
+        assert len(found.hits[0].ids) == 50
+        counts = [[one.count for one in shard.asked] for shard in searchers]
+        (everything,) = [one for one in counts if len(one) == 2]
+        assert everything[1] == 50
+        assert sum(len(one) for one in counts) == 5
+        # When it does not answer again, what it said first stays.
+        held = [shard for shard in searchers if len(shard.asked) == 2]
+        held[0].faults.before["search"] = [_well, raising(WorkerUnavailable("gone"))]
+        found = await ask_shards(FixedShards(searchers), query, PATIENT_S)
+        assert len(found.hits[0].ids) == everything[0]
+        assert found.coverage.fraction == 1.0
+
+
+async def _well() -> None:
+    pass
+
+
 # --- merging columns ------------------------------------------------------------------------------
 
 
@@ -275,6 +350,45 @@ async def test_a_shard_that_fails_is_named_and_its_documents_are_missed(
     assert degradation.detail.startswith(words)
     assert "secret" not in degradation.detail
     assert (await ask(docs, searchers)).coverage.fraction == 1.0, "the next is whole again"
+
+
+@dataclass(frozen=True, slots=True)
+class ToldShards(FixedShards):
+    """Whose documents the cluster remembers."""
+
+    told: Sequence[int | None] = ()
+
+    def promised(self, collection: str, generation: int) -> Sequence[int | None]:
+        return self.told
+
+
+@settings(max_examples=20)
+@given(
+    silent=st.sets(st.integers(0, 3), min_size=1, max_size=3),
+    partitions=st.sampled_from([5, 16]),
+    promised=st.booleans(),
+)
+def test_coverage_is_the_truth_when_what_a_silent_shard_holds_is_known(
+    silent: set[int], partitions: int, promised: bool
+) -> None:
+    """From the cluster's promises, or from what it answered before."""
+
+    async def check() -> None:
+        store, docs = await a_corpus(mrl_like(100, 64, seed=1), partitions)
+        query = a_query(docs, unit(mrl_like(2, 64, seed=2)), 1000, Z)
+        async with opened(store, docs, 4) as searchers:
+            sizes = [(await shard.status(docs))[0].documents for shard in searchers]
+            source = ToldShards(searchers, sizes if promised else [None] * 4)
+            held = HeldDocuments()
+            if not promised:
+                await ask_shards(source, query, PATIENT_S, held)
+            for number in silent:
+                searchers[number].faults.always("search", raising(WorkerUnavailable("down")))
+            found = await ask_shards(source, query, PATIENT_S, held)
+        answered = 100 - sum(sizes[number] for number in silent)
+        assert found.coverage == Coverage(4, 4 - len(silent), 100, answered)
+
+    asyncio.run(check())
 
 
 async def test_a_shard_that_hangs_costs_its_share_and_the_others_are_answered(four: Four) -> None:

@@ -131,6 +131,7 @@ def test_a_document_comes_back_with_the_types_of_its_fields(
         deleted=st.integers(0, 1 << 40),
         segments=st.lists(texts).map(tuple),
         nbytes=st.integers(0, 1 << 50),
+        name_nbytes=st.integers(0, 1 << 50),
     )
 )
 def test_a_tiers_figures_come_back(status: TierStatus) -> None:

@@ -9,13 +9,14 @@ Source: Yoon et al. 2024, Matryoshka-Adaptor, arXiv 2407.20243.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from nestvec.adapters.models.card import CARD_FILE, ModelCard, card_in
 from nestvec.adapters.models.digest import digest_files
@@ -26,6 +27,8 @@ from nestvec.core.space import Space
 from nestvec.core.tiers import prepare
 
 ADAPTER_FILE = "adapter.safetensors"
+# Before a safetensors file's header: its length, a little-endian uint64.
+_LENGTH_BYTES = 8
 
 
 class Adapter(NamedTuple):
@@ -44,7 +47,20 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
     """Write `adapter` into `folder`, which is there."""
     facts = {"base": adapter.base, "fingerprint": adapter.fingerprint, "method": adapter.method}
     matrix = np.ascontiguousarray(adapter.matrix, np.float32)
-    save_file({"matrix": matrix}, folder / ADAPTER_FILE, metadata=facts)
+    (folder / ADAPTER_FILE).write_bytes(_ordered(save({"matrix": matrix}, metadata=facts)))
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: the library's order is another one each
+    time, and the space of the same adapter would be another one with it.
+    """
+    size = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    end = _LENGTH_BYTES + size
+    header = json.dumps(json.loads(data[_LENGTH_BYTES:end]), sort_keys=True, ensure_ascii=False)
+    # Blanks behind it keep what follows aligned.
+    encoded = header.encode()
+    encoded += b" " * (-len(encoded) % _LENGTH_BYTES)
+    return len(encoded).to_bytes(_LENGTH_BYTES, "little") + encoded + data[end:]
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -118,6 +134,11 @@ class AdaptedModel:
     @property
     def inline_texts(self) -> int:
         return self._base.inline_texts
+
+    @property
+    def parallel(self) -> bool:
+        """Whether two calls at once are faster than one after the other."""
+        return bool(getattr(self._base, "parallel", True))
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """The base's vectors in the new space; zero where the base makes nothing of a text."""

@@ -43,6 +43,9 @@ class SentenceTransformersModel:
     longest text.
     """
 
+    # Whoever batches need not start a second batch beside the first.
+    parallel = False
+
     def __init__(self, model: Any, space: Space, batch_size: int, card: ModelCard | None) -> None:
         self._model = model
         self._space = space

@@ -1,0 +1,353 @@
+"""Reconciling: what runs is compared with the topology, and what differs is changed.
+
+Nothing is remembered between calls. What runs is asked of Ray (named actors, placement groups, what
+each actor was made from) and of the registry (who is ready, who holds which collection); so it may
+be run again at any time, from any machine, and after a crash half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from nestvec.adapters.opening import open_registry
+from nestvec.core.errors import ConfigError
+from nestvec.core.members import (
+    Assignment,
+    ClusterView,
+    Layout,
+    Member,
+    MemberRole,
+    MemberState,
+)
+from nestvec.core.ports import Registry
+from nestvec_cluster.encoder_deployment import deploy_encoder, namespace_of, remove_encoder
+from nestvec_cluster.encoder_scaler import replicas_in
+from nestvec_cluster.first_answers import make_collections, wait_for_answers
+from nestvec_cluster.pieces import (
+    Group,
+    Piece,
+    all_groups,
+    base_settings,
+    coarse_groups,
+    coarse_slot,
+    demands,
+    encoder_plan,
+)
+from nestvec_cluster.placing import Placing, Slab, made_from, report, running, slab_name, slabs
+from nestvec_cluster.ray_room import require_room
+from nestvec_cluster.topology import Topology
+
+_LOOK_S = 0.1
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Changes:
+    """Slots, by what was done to them; collections that were made."""
+
+    started: list[str] = field(default_factory=list)
+    restarted: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    collections: list[str] = field(default_factory=list)
+
+    @property
+    def none(self) -> bool:
+        """Whether everything stood as it should."""
+        return not (self.started or self.restarted or self.removed or self.collections)
+
+
+class Deployment:
+    """Of one cluster, from a process that is a driver of its Ray. tell: progress, for people."""
+
+    def __init__(self, topology: Topology, registry: Registry, tell: Tell = lambda _: None) -> None:
+        self._topology = topology
+        self._registry = registry
+        self._placing = Placing(topology)
+        self._tell = tell
+
+    @classmethod
+    async def open(
+        cls, topology: Topology, stack: AsyncExitStack, tell: Tell = lambda _: None
+    ) -> Deployment:
+        """Raises ConfigError where the namespace is another cluster's."""
+        settings = base_settings(topology)
+        registry = await open_registry(settings.store, settings.cluster, stack)
+        return cls(topology, registry, tell)
+
+    @property
+    def registry(self) -> Registry:
+        """Of the cluster."""
+        return self._registry
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    async def reconcile(self, only: str = "") -> Changes:
+        """Make what runs equal to the file. Returns once every shard has a ready replica and the
+        front ends answer. only: a pool, or a role of front ends: leave the rest as it is.
+
+        Raises ConfigError.
+        """
+        topology = self._topology
+        groups = [one for one in all_groups(topology) if _of_kind(one.name, only)]
+        view = await self._registry.view()
+        actors = running(topology.namespace)
+        self._require_not_elsewhere(view, actors)
+        self._require_same_shards(view)
+        require_room(demands(topology))
+        await self._assign(view)
+        changes = Changes()
+        kept = self._kept_layouts(view)
+        of_kind = {slot: one for slot, one in actors.items() if _of_kind(slot, only)}
+        await self._remove(of_kind, groups, kept, changes)
+        await self._settle_encoder(only, changes)
+        for group in groups:
+            await self._bring_up(group, running(topology.namespace), changes)
+        await self._wait_for_shards()
+        await self.wait_ready(
+            [one.slot for group in groups for one in group.pieces if one.role is not _COARSE]
+        )
+        view = await self._registry.view()
+        changes.collections = await make_collections(self._topology, view, self._tell)
+        await wait_for_answers(view)
+        self._release_unused(kept)
+        return changes
+
+    async def _settle_encoder(self, only: str, changes: Changes) -> None:
+        """As many encoder replicas as the file says; none where the model is elsewhere."""
+        namespace = self._topology.namespace
+        plan = encoder_plan(self._topology)
+        if not _of_kind(MemberRole.ENCODER.value, only):
+            return
+        before = set(replicas_in(namespace_of(namespace)))
+        if plan is None:
+            changes.removed += await remove_encoder(namespace) if before else []
+            return
+        ready_s = self._topology.timeouts.ready_s
+        after = set(await deploy_encoder(namespace, plan, ready_s, self._tell))
+        changes.started += sorted(after - before)
+        changes.removed += sorted(before - after)
+
+    def _require_not_elsewhere(self, view: ClusterView, actors: dict[str, Any]) -> None:
+        strangers = [one for one in view.members if one.name not in actors]
+        if strangers and not actors:
+            one = strangers[0]
+            raise ConfigError(
+                f"cluster {self._topology.name!r} runs already, elsewhere: {one.name} is at "
+                f"{one.address} on {one.node}, and is not an actor of this Ray; take it down "
+                f"there, or give this one another name and store.prefix"
+            )
+
+    def _require_same_shards(self, view: ClusterView) -> None:
+        """Changing a live collection's shards moves its documents: that is another command."""
+        for name in self._topology.collections:
+            assignment = view.assignment(name)
+            wanted = self._topology.layout_of(name)
+            if assignment is not None and assignment.current != wanted:
+                raise ConfigError(
+                    f"collection {name!r} is held by {assignment.current} (pool/shards) and the "
+                    f"file asks for {wanted}; `nestvec reshard` moves a collection while it "
+                    f"serves, or put the file back"
+                )
+
+    async def _assign(self, view: ClusterView) -> None:
+        for name, one in self._topology.collections.items():
+            if one.shards is not None and name not in view.assignments:
+                await self._registry.assign(name, None, Assignment(self._topology.layout_of(name)))
+
+    def _kept_layouts(self, view: ClusterView) -> set[Layout]:
+        """Those that a move between layouts still needs, whatever the file says."""
+        return {layout for one in view.assignments.values() for layout in one.layouts()} - set(
+            self._topology.layouts()
+        )
+
+    # --- one group ------------------------------------------------------------------------------
+
+    async def _bring_up(self, group: Group, actors: dict[str, Any], changes: Changes) -> None:
+        places = await self._placing.reserve(group)
+        for number, (piece, slab) in enumerate(zip(group.pieces, places, strict=True)):
+            handle = actors.get(piece.slot)
+            if handle is None:
+                self._tell(f"starting {piece.slot}")
+                self._placing.start(piece, slab, number)
+                changes.started.append(piece.slot)
+                continue
+            told = await report(handle)
+            if told is None or told.digest == made_from(piece, slab):
+                continue  # it runs as it should, or Ray is starting it again
+            await self._restart(piece, slab, number, handle)
+            changes.restarted.append(piece.slot)
+
+    async def _restart(self, piece: Piece, slab: Slab, number: int, handle: Any) -> None:
+        """One at a time, the next when this one is ready: the others answer meanwhile."""
+        self._tell(f"restarting {piece.slot}")
+        await self._placing.end(piece.slot, handle)
+        self._placing.start(piece, slab, number)
+        await self.wait_ready([piece.slot])
+
+    def _actor(self, slot: str) -> Any:
+        actors = running(self._topology.namespace)
+        if slot not in actors:
+            known = ", ".join(sorted(actors)) or "none"
+            raise ConfigError(f"{slot!r} is no process of this cluster; there are: {known}")
+        return actors[slot]
+
+    async def drain(self, what: str, force: bool) -> list[str]:
+        """Take a process, or all that stand on a node, out of service until the next `reconcile`.
+
+        force: even where nobody would be left to answer in its place. Returns their slots. Raises
+        ConfigError for a name that is neither, and without `force` for the last of its kind.
+        """
+        view = await self._registry.view()
+        ours = running(self._topology.namespace)
+        node = [one for one in view.members if what in (one.node, one.node.rpartition("/")[2])]
+        # Encoder replicas are their scaler's: it starts another as soon as one is gone.
+        slots = [one.name for one in node if one.name in ours] or [what]
+        for slot in slots:
+            self._actor(slot)
+        alone = [slot for slot in slots if not _others(view, slot, slots)]
+        if alone and not force:
+            raise ConfigError(
+                f"nobody else is ready to answer for {', '.join(alone)}; start another replica "
+                f"first (`nestvec scale`), or say --force"
+            )
+        for slot in slots:
+            self._tell(f"draining {slot}")
+            await self._placing.end(slot, self._actor(slot))
+        return slots
+
+    async def _remove(
+        self,
+        actors: dict[str, Any],
+        groups: Sequence[Group],
+        kept: Iterable[Layout],
+        changes: Changes,
+    ) -> None:
+        wanted = {piece.slot for group in groups for piece in group.pieces}
+        prefixes = tuple(f"{layout}-" for layout in kept)
+        for slot, handle in sorted(actors.items(), reverse=True):
+            if slot not in wanted and not slot.startswith(prefixes):
+                self._tell(f"removing {slot}")
+                await self._placing.end(slot, handle)
+                changes.removed.append(slot)
+
+    def _release_unused(self, kept: Iterable[Layout]) -> None:
+        """Placement groups that nothing stands in any more."""
+        names = {group.name: group for group in all_groups(self._topology)}
+        prefixes = tuple(f"{layout}-" for layout in kept)
+        for slab in slabs(self._topology.namespace):
+            if slab.group.startswith(prefixes):
+                continue
+            group = names.get(slab.group)
+            fits = group is not None and slab in _covering(group, self._topology.namespace)
+            if not fits:
+                self._placing.release(slab)
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    async def wait_ready(self, slots: Sequence[str]) -> None:
+        """Until all of them are READY. Raises ConfigError with what keeps one from it."""
+        await self._wait(
+            lambda view: [one for one in slots if one not in _ready(view)], "is not ready"
+        )
+
+    async def _wait_for_shards(self) -> None:
+        def missing(view: ClusterView) -> list[str]:
+            return [
+                coarse_slot(layout, shard, 0)
+                for layout in self._topology.layouts()
+                for shard in range(layout.shards)
+                if not any(_is_ready(one) for one in view.workers(layout, shard))
+            ]
+
+        await self._wait(missing, "is not ready, nor another replica of its shard")
+
+    async def _wait(self, missing: Callable[[ClusterView], list[str]], what: str) -> None:
+        limit_s = self._topology.timeouts.ready_s
+        deadline = time.monotonic() + limit_s
+        while slots := missing(await self._registry.view()):
+            if time.monotonic() > deadline:
+                actors = running(self._topology.namespace)
+                told = await report(actors[slots[0]]) if slots[0] in actors else None
+                why = "Ray has not started it" if told is None else told.error or "it catches up"
+                raise ConfigError(
+                    f"{slots[0]} {what} after {limit_s:g} s: {why}; `nestvec status` shows all"
+                )
+            await asyncio.sleep(_LOOK_S)
+
+    # --- layouts beside those of the file -------------------------------------------------------
+
+    async def start_layout(self, layout: Layout, replicas: int | None = None) -> None:
+        """All workers of a layout, for a move to it; returns when they are started. replicas: of
+        each shard; without it, as many as the pool's layout in the file has.
+        """
+        if replicas is None:
+            replicas = next(
+                (n for one, n in self._topology.layouts().items() if one.pool == layout.pool), 1
+            )
+        changes = Changes()
+        for group in coarse_groups(self._topology, layout, replicas):
+            await self._bring_up(group, running(self._topology.namespace), changes)
+
+    async def stop_layout(self, layout: Layout) -> None:
+        """All workers of a layout, and what they reserved."""
+        for slot, handle in running(self._topology.namespace).items():
+            if slot.startswith(f"{layout}-"):
+                await self._placing.end(slot, handle)
+        for slab in slabs(self._topology.namespace):
+            if slab.group.startswith(f"{layout}-"):
+                self._placing.release(slab)
+
+    async def take_down(self) -> list[str]:
+        """Drain and remove every process, and what is reserved. Returns the slots."""
+        actors = running(self._topology.namespace)
+        order = sorted(actors, key=lambda slot: (slot.partition("/")[0] not in _FRONT, slot))
+        for kind in (True, False):  # front ends first: they still answer with all shards there
+            ending = [slot for slot in order if (slot.partition("/")[0] in _FRONT) is kind]
+            await asyncio.gather(*(self._placing.end(slot, actors[slot]) for slot in ending))
+        order += await remove_encoder(self._topology.namespace)
+        for slab in slabs(self._topology.namespace):
+            self._placing.release(slab)
+        return order
+
+
+_COARSE = MemberRole.COARSE
+_FRONT = ("query", "ingest")
+
+
+def _of_kind(name: str, kind: str) -> bool:
+    """Whether a slot, or a group of them, is of a pool or of a role."""
+    return not kind or name == kind or name.startswith(f"{kind}/")
+
+
+def _others(view: ClusterView, slot: str, going: Sequence[str]) -> list[Member]:
+    """Who is ready to answer in a member's place once some are gone."""
+    members = [one for one in view.members if one.name == slot]
+    return [
+        other
+        for one in members
+        for other in view.of_role(one.role)
+        if other.place == one.place and other.name not in going and _is_ready(other)
+    ]
+
+
+def _is_ready(member: Member) -> bool:
+    return member.state is MemberState.READY
+
+
+def _ready(view: ClusterView) -> set[str]:
+    return {one.name for one in view.members if _is_ready(one)}
+
+
+def _covering(group: Group, namespace: str) -> list[Slab]:
+    """The placement groups in which a piece of this group stands, or may."""
+    shape = slab_name(namespace, group.name, 0, group.resources).rpartition(":")[2]
+    return [
+        one
+        for one in slabs(namespace)
+        if one.group == group.name and one.shape == shape and one.first < len(group.pieces)
+    ]

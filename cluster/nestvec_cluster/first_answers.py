@@ -1,0 +1,77 @@
+"""What a new cluster must show before it counts as up: collections are made, searches answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nestvec.client import AsyncNestvecClient
+from nestvec.core.errors import ConfigError, NestvecError
+from nestvec.core.members import (
+    EVERY_COLLECTION,
+    ClusterView,
+    Member,
+    MemberRole,
+    MemberState,
+)
+from nestvec_cluster.topology import CollectionTopology, Topology
+
+_LOOK_S = 0.1
+_ANSWER_S = 30.0
+
+
+async def make_collections(
+    topology: Topology, view: ClusterView, tell: Callable[[str], None]
+) -> list[str]:
+    """Those of the file that are not there yet; returns their names."""
+    made = []
+    async with AsyncNestvecClient(_ready(view, MemberRole.INGEST), timeout_s=_ANSWER_S) as client:
+        there = {one.name for one in await client.collections()}
+        for name, one in topology.collections.items():
+            if name != EVERY_COLLECTION and name not in there:
+                tell(f"creating collection {name}")
+                await client.create_collection(name, exist_ok=True, **_design(one))
+                made.append(name)
+    return made
+
+
+async def wait_for_answers(view: ClusterView) -> None:
+    """A front end of each kind answers for real: it describes, and it searches."""
+    ingest, query = (_ready(view, role) for role in (MemberRole.INGEST, MemberRole.QUERY))
+    deadline = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            async with AsyncNestvecClient(ingest, timeout_s=_ANSWER_S) as client:
+                named = [one.name for one in await client.collections()]
+                for name in named:
+                    await client.describe(name)
+            async with AsyncNestvecClient(query, timeout_s=_ANSWER_S) as client:
+                for name in named:
+                    await client.search(name, "nestvec", min_coverage=0.0)
+        except NestvecError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_LOOK_S)
+        else:
+            return
+
+
+def _ready(view: ClusterView, role: MemberRole) -> str:
+    """The address of one of them."""
+    ready: list[Member] = [one for one in view.of_role(role) if one.state is MemberState.READY]
+    if not ready:
+        raise ConfigError(f"no {role.value} front end is ready; `nestvec status` shows all")
+    return ready[0].address
+
+
+def _design(one: CollectionTopology) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if one.tiers:
+        told["tiers"] = one.tiers
+    if one.fields:
+        told["fields"] = one.fields
+    if one.dtype is not None:
+        told["store_dtype"] = one.dtype
+    return told

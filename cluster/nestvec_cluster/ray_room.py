@@ -1,0 +1,75 @@
+"""What the machines have room for: resources of Ray's nodes, and free ports on this one."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from nestvec.core.errors import ConfigError
+from nestvec_cluster.ray_cluster import LOOPBACK
+from nestvec_cluster.topology import Topology
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """Of the Ray cluster that this process is a driver of, as Ray tells them."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [one for one in nodes if one["Alive"]]
+
+
+def require_room(wanted: Sequence[tuple[str, dict[str, float]]]) -> None:
+    """That the nodes could hold all of `wanted` (what, resources of one piece) if they were empty.
+
+    Raises ConfigError, saying what is missing. The largest pieces first, each on the node with the
+    most room: a bound that is right for pieces of one size.
+    """
+    nodes = [dict(one["Resources"]) for one in alive_nodes()]
+    for name, unit in (("GPU", "GPUs"), ("CPU", "CPUs"), ("memory", "bytes of memory")):
+        pieces = sorted((one.get(name, 0.0) for _, one in wanted if one.get(name)), reverse=True)
+        free = [float(node.get(name, 0.0)) for node in nodes]
+        have = list(free)
+        for piece in pieces:
+            free.sort()
+            if not free or free[-1] < piece - 1e-9:
+                raise ConfigError(_no_room(name, unit, pieces, have, wanted))
+            free[-1] -= piece
+
+
+def _no_room(
+    name: str,
+    unit: str,
+    pieces: Sequence[float],
+    have: Sequence[float],
+    wanted: Sequence[tuple[str, dict[str, float]]],
+) -> str:
+    who = sorted({what for what, one in wanted if one.get(name)})
+    if not any(have):
+        return (
+            f"{unit} are asked for ({', '.join(who)}) and no node has any; take num_gpus out, or "
+            f"add a node that has some"
+        ).replace("num_gpus", {"GPU": "num_gpus", "CPU": "num_cpus"}.get(name, "memory_bytes"))
+    sizes = ", ".join(f"{piece:g}" for piece in sorted(set(pieces), reverse=True))
+    nodes = ", ".join(f"{one:g}" for one in have)
+    return (
+        f"the topology cannot be placed: it needs {math.fsum(pieces):g} {unit} in pieces of "
+        f"{sizes} ({', '.join(who)}), nodes have {nodes}; ask for less, add a node, or lower what "
+        f"each piece takes"
+    )
+
+
+def require_free_ports(topology: Topology) -> None:
+    """That nothing else listens where this cluster is about to. Raises ConfigError, naming it."""
+    for key, ports in topology.fixed_ports().items():
+        for port in ports:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((LOOPBACK, port))
+                except OSError as error:
+                    raise ConfigError(
+                        f"{key}: port {port} is in use ({error.strerror}); `{key}` takes "
+                        f"{ports[0]} to {ports[-1]}: stop what holds it, or move the range"
+                    ) from None

@@ -1,0 +1,247 @@
+"""A real cluster on this machine: what runs follows the file, and answers while processes die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nestvec.client import IngestDocument, NestvecClient
+from nestvec.core.errors import NestvecError
+from nestvec_cluster.processes import with_descendants
+from tests.support.ray_cluster import RaySession
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+_TEXTS = [f"document number {number} of the deployed collection" for number in range(120)]
+_PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_session: RaySession) -> RaySession:
+    """Two shards of two replicas, two query front ends, with documents."""
+    ran = ray_session.run("up")
+    assert ran.code == 0, ran.err
+    topology = ray_session.topology
+    with NestvecClient(f"127.0.0.1:{topology.ingest.port}", timeout_s=30) as client:
+        client.index("docs", [IngestDocument(f"d{n}", text) for n, text in enumerate(_TEXTS)])
+    return ray_session
+
+
+def search(cluster: RaySession, number: int = 0) -> Any:
+    port = cluster.topology.query.port + number
+    with NestvecClient(f"127.0.0.1:{port}", timeout_s=10) as client:
+        return client.search("docs", _TEXTS[7], k=5, min_coverage=1.0)
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Bounded."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline, f"not within {_PATIENCE_S:g} s"
+        time.sleep(0.2)
+
+
+def actors(cluster: RaySession, kind: str) -> dict[int, Any]:
+    """Processes of one kind, by pid, with what tells one from another."""
+    state = cluster.state
+    assert state.raylet is not None
+    return {
+        one.pid: one
+        for one in with_descendants([state.raylet])
+        if Path(f"/proc/{one.pid}/comm").read_text().startswith(f"ray::{kind}"[:15])
+    }
+
+
+@contextmanager
+def load(cluster: RaySession) -> Iterator[list[str]]:
+    """Searches one after the other at both front ends; gives what failed or was not complete."""
+    wrong: list[str] = []
+    stop = threading.Event()
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        first = cluster.topology.query.port
+        with (
+            NestvecClient(f"127.0.0.1:{first}", timeout_s=10) as one,
+            NestvecClient(f"127.0.0.1:{first + 1}", timeout_s=10) as two,
+        ):
+            while not stop.is_set():
+                for client in (one, two):
+                    try:
+                        hits = client.search("docs", _TEXTS[asked % 120], k=3, min_coverage=1.0)
+                        if hits.hits[0].id != f"d{asked % 120}":
+                            wrong.append(f"hit {hits.hits[0].id} for text {asked % 120}")
+                    except NestvecError as error:
+                        wrong.append(str(error))
+                    asked += 1
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield wrong
+    finally:
+        stop.set()
+        thread.join()
+    assert asked > 10
+
+
+def test_up_returns_when_all_of_it_answers(cluster: RaySession) -> None:
+    for number in (0, 1):
+        found = search(cluster, number)
+        assert found.hits[0].id == "d7"
+        assert found.coverage.fraction == 1.0
+        assert found.coverage.shards_total == 2
+
+
+def test_status_shows_every_process_and_what_it_holds(cluster: RaySession) -> None:
+    ran = cluster.run("status", "--json")
+    assert ran.code == 0, ran.err
+    told = ran.json
+    assert told["ready"] is True
+    members = {one["name"]: one for one in told["members"]}
+    assert {f"docs/2-{shard}.{replica}" for shard in (0, 1) for replica in (0, 1)} < set(members)
+    for replica in (0, 1):
+        held = sum(members[f"docs/2-{shard}.{replica}"]["documents"] for shard in (0, 1))
+        assert held == len(_TEXTS)
+    table = cluster.run("status").out
+    assert "all 7 ready" in table
+    assert "docs/2-1.1" in table
+
+
+def test_up_again_changes_nothing(cluster: RaySession) -> None:
+    before = cluster.members()
+    ran = cluster.run("up", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["changes"]["unchanged"] is True
+    after = cluster.members()
+    assert {n: m["incarnation"] for n, m in before.items()} == {
+        n: m["incarnation"] for n, m in after.items()
+    }
+
+
+def test_a_killed_worker_costs_no_answer_and_comes_back(cluster: RaySession) -> None:
+    before = cluster.members()
+    workers = actors(cluster, "CoarseWorker")
+    assert len(workers) == 4
+    with load(cluster) as wrong:
+        victim = next(iter(workers))
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(actors(cluster, "CoarseWorker")) == 4)
+        until(lambda: cluster.run("status", "--json").json["ready"])
+    assert wrong == []
+    after = cluster.members()
+    changed = [n for n in before if before[n]["incarnation"] != after[n]["incarnation"]]
+    assert len(changed) == 1
+    assert victim not in actors(cluster, "CoarseWorker")
+
+
+def test_sigterm_drains_and_ray_starts_it_again(cluster: RaySession) -> None:
+    with load(cluster) as wrong:
+        victim = next(iter(actors(cluster, "CoarseWorker")))
+        os.kill(victim, signal.SIGTERM)
+        until(lambda: victim not in actors(cluster, "CoarseWorker"))
+        until(lambda: cluster.run("status", "--json").json["ready"])
+    assert wrong == []
+
+
+def test_scale_adds_and_the_file_takes_away(cluster: RaySession) -> None:
+    ran = cluster.run("scale", "docs", "3")
+    assert ran.code == 0, ran.err
+    assert "docs/2-0.2, docs/2-1.2" in ran.out
+    assert cluster.members()["docs/2-1.2"]["state"] == "ready"
+    with load(cluster) as wrong:
+        ran = cluster.run("up", "--json")
+    assert ran.code == 0, ran.err
+    assert sorted(ran.json["changes"]["removed"]) == ["docs/2-0.2", "docs/2-1.2"]
+    assert ran.json["changes"]["restarted"] == []
+    assert wrong == []
+
+
+def test_a_drained_process_is_missing_until_the_next_up(cluster: RaySession) -> None:
+    assert cluster.run("drain", "docs/2-0.1").code == 0
+    ran = cluster.run("drain", "docs/2-0.0")
+    assert ran.code == 1
+    assert "nobody else is ready to answer for docs/2-0.0" in ran.err
+    ran = cluster.run("status", "--json")
+    assert ran.code == 3
+    assert ran.json["missing"] == ["docs/2-0.1"]
+    assert search(cluster).coverage.fraction == 1.0
+    ran = cluster.run("up", "--json")
+    assert ran.json["changes"]["started"] == ["docs/2-0.1"]
+    ran = cluster.run("drain", "dogs/1-0.0")
+    assert ran.code == 1
+    assert "is no process of this cluster; there are: docs/2-0.0" in ran.err
+
+
+def test_changed_settings_are_a_rolling_restart(cluster: RaySession) -> None:
+    data = yaml.safe_load(cluster.file.read_text())
+    data["coarse"]["exact_rows"] = 9_000
+    cluster.file.write_text(yaml.safe_dump(data))
+    with load(cluster) as wrong:
+        ran = cluster.run("up", "--json")
+    assert ran.code == 0, ran.err
+    assert sorted(ran.json["changes"]["restarted"]) == [
+        "docs/2-0.0",
+        "docs/2-0.1",
+        "docs/2-1.0",
+        "docs/2-1.1",
+    ]
+    assert wrong == []
+
+
+def test_a_gcs_that_is_killed_under_load_is_started_again(cluster: RaySession) -> None:
+    before = cluster.state
+    assert before.gcs is not None
+    with load(cluster) as wrong:
+        os.kill(before.gcs.pid, signal.SIGKILL)
+        until(lambda: cluster.state.gcs_restarts == before.gcs_restarts + 1)
+        until(lambda: cluster.run("status", "--json").json["ray"] == "ok")
+    assert wrong == []
+    # It is a working one: Ray restarts an actor again.
+    victim = next(iter(actors(cluster, "CoarseWorker")))
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(actors(cluster, "CoarseWorker")) == 4)
+    until(lambda: cluster.run("status", "--json").json["ready"])
+    assert search(cluster).coverage.fraction == 1.0
+
+
+def test_replicas_of_a_shard_stand_on_different_nodes_while_there_are_some(
+    cluster: RaySession,
+) -> None:
+    file = cluster.joining(
+        "spread",
+        collections={"docs": {"shards": 2, "replicas": 2}},
+        coarse={"num_cpus": 0.25},
+        query={"count": 1, "port": 0},
+        ingest={"count": 1, "port": 0},
+    )
+    with cluster.node(num_cpus=4):
+        ran = cluster.run("up", file=file)
+        assert ran.code == 0, ran.err
+        members = cluster.run("status", "--json", file=file).json["members"]
+        for shard in (0, 1):
+            nodes = [one["node"] for one in members if one["shard"] == shard]
+            assert len(nodes) == len(set(nodes)) == 2
+        ran = cluster.run("down", "--keep-data", file=file)
+        assert ran.code == 0, ran.err
+
+
+def test_a_changed_number_of_shards_is_pointed_to_reshard(cluster: RaySession) -> None:
+    data = yaml.safe_load(cluster.file.read_text())
+    data["collections"]["docs"]["shards"] = 4
+    other = cluster.folder / "four.yaml"
+    other.write_text(yaml.safe_dump(data))
+    ran = cluster.run("up", file=other)
+    assert ran.code == 1
+    assert "held by docs/2" in ran.err
+    assert "nestvec reshard" in ran.err
