@@ -75,8 +75,10 @@ pytest: install-test
 
 # 200 rounds take about half an hour. The seed is printed with a failure and repeats its kills.
 soak: install-test
-	@echo "== $(ROUNDS) rounds of kill -9"
-	@NESTVEC_FAULT_ROUNDS=$(ROUNDS) NESTVEC_FAULT_SEED=$(SEED) $(BIN)/pytest tests/fault -x $(ARGS)
+	@echo "== $(ROUNDS) rounds of kill -9, and every fault of a cluster"
+	@NESTVEC_FAULT_LONG=1 NESTVEC_FAULT_ROUNDS=$(ROUNDS) NESTVEC_FAULT_SEED=$(SEED) \
+		$(BIN)/pytest tests/fault tests/nestvec_cluster/test_deploy.py \
+		tests/nestvec_cluster/test_encoder_deployment.py -x $(ARGS)
 
 # Into build/, beside the one in use; what it fetched and encoded is kept for another run.
 model: install-test

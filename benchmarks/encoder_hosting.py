@@ -28,10 +28,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil  # type: ignore[import-untyped]
 import typer
 
 from nestvec.adapters.models.memory import HashModel
@@ -44,6 +44,7 @@ from nestvec.quality.timing import summarise
 from nestvec.rpc.clients import RemoteEncoder, channel_to
 from nestvec.rpc.server import Server, ServerLimits
 from nestvec_cluster.machine import describe_machine
+from nestvec_cluster.processes import Identity, with_descendants
 
 MINIMUM, MAXIMUM = 1, 3
 TARGET_QUEUE = 4.0
@@ -275,7 +276,7 @@ async def measure(hosting: str, board: Path) -> dict[str, Any]:
             report[f"{name}_replaced_s"] = None
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
-        if number == signal.SIGSTOP and psutil.pid_exists(victim):
+        if number == signal.SIGSTOP and _runs(victim):
             os.kill(victim, signal.SIGKILL)
     tell("scaling")
     report |= await scaling(board)
@@ -345,7 +346,7 @@ async def serving(board: Path, ask: bool = True) -> list[tuple[int, str]]:
     """Process id and address of each replica that lives, and with `ask` answers."""
     found = []
     for path in sorted(board.glob("[0-9]*")):  # noqa: ASYNC240  a few files
-        if not psutil.pid_exists(int(path.name)):
+        if not _runs(int(path.name)):
             path.unlink(missing_ok=True)
             continue
         address = path.read_text(encoding="utf-8")
@@ -366,15 +367,21 @@ async def _answers(address: str) -> bool:
         await channel.close()
 
 
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def _memory_mib() -> float:
     """Of all that this process started, pages shared between them counted once."""
-    total = 0
-    for child in psutil.Process().children(recursive=True):
-        try:
-            total += child.memory_full_info().pss
-        except psutil.Error:
-            continue
-    return total / 2**20
+    me = Identity.of(os.getpid())
+    assert me is not None
+    total_kib = 0
+    for one in with_descendants([me]):
+        with suppress(OSError):
+            told = Path(f"/proc/{one.pid}/smaps_rollup").read_text(encoding="ascii")
+            if one != me:
+                total_kib += int(told.partition("Pss:")[2].split()[0])
+    return total_kib / 2**10
 
 
 def tell(message: str) -> None:

@@ -2,9 +2,9 @@
 
     python benchmarks/shards.py --texts FILE --queries FILE --column NAME --count 50000
 
-Clusters of plain processes over a store each, of the same texts: one coarse worker in the first,
-four in the other, and a front end and a writer in both. They are asked in turns by this process, so
-that what else the machine does slows both alike; the ratio is of the medians.
+Clusters of plain processes, of the same texts: one coarse worker in the first, four in the other,
+and a store, a front end and a writer in both. They run in turns, each alone, so that what else the
+machine does slows both alike; the ratio is of the medians.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nestvec.config import ClusterSection, StoreSection
 from nestvec.core.members import EVERY_COLLECTION, Assignment, Layout
 from nestvec.quality.timing import Timing, median_timing, summarise, timed
 from nestvec_cluster.machine import describe_machine
-from nestvec_cluster.measuring import HITS, index_all
+from nestvec_cluster.measuring import HITS, index_all, wait_until_settled
 from nestvec_cluster.texts import read_texts, sample
 
 COLLECTION = "shards"
@@ -46,7 +46,7 @@ def main(
     column: Annotated[str | None, typer.Option(help="The column of both.")] = None,
     count: Annotated[int, typer.Option(min=1000)] = 50_000,
     queries_count: Annotated[int, typer.Option(min=1)] = 300,
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
     shards: Annotated[
         list[int] | None, typer.Option(help="Numbers of shards; the first is 1.")
     ] = None,
@@ -70,42 +70,41 @@ def measure(
 ) -> dict[str, Any]:
     """Milliseconds by class and number of shards, and each median over that of the first."""
     documents = [IngestDocument(f"text-{row:07}", text) for row, text in enumerate(texts)]
-    with ExitStack() as stack:
-        clients = {number: stack.enter_context(cluster(number)) for number in layouts}
-        for number, client in clients.items():
-            client.create_collection(COLLECTION)
-            _, milliseconds = timed(index_all, client, COLLECTION, documents)
-            tell(f"{number} shards: indexed in {milliseconds / 1e3:.1f} s")
-            for text in asked[:50]:
+    timings: dict[tuple[str, int], list[Timing]] = {}
+    answers: dict[int, list[list[str]]] = {}
+    for turn in range(rounds):
+        for number in layouts:
+            with cluster(number) as client:
+                client.create_collection(COLLECTION)
+                index_all(client, COLLECTION, documents)
+                wait_until_settled(client, COLLECTION)
+                answers[number] = [hits(client, text) for text in asked]
                 for name in CLASSES:
-                    client.search(COLLECTION, text, search_class=name, k=HITS)
-        same = all(
-            hits(clients[layouts[0]], text) == hits(clients[n], text)
-            for n in layouts[1:]
-            for text in asked
-        )
-        report: dict[str, Any] = {"documents": len(texts), "same_answers": same, "classes": {}}
-        for name in CLASSES:
-            timings: dict[int, list[Timing]] = {number: [] for number in layouts}
-            for _ in range(rounds):
-                for number, client in clients.items():
-                    times = [
-                        timed(client.search, COLLECTION, text, search_class=name, k=HITS)[1]
-                        for text in asked
-                    ]
-                    timings[number].append(summarise(times))
-            medians = {number: median_timing(each) for number, each in timings.items()}
-            first = medians[layouts[0]].p50_ms
-            report["classes"][name] = {
+                    ask(client, name, asked[:50])
+                    one = summarise(ask(client, name, asked))
+                    timings.setdefault((name, number), []).append(one)
+                    tell(f"round {turn}, {number} shards, {name}: {one.p50_ms:.2f} ms")
+    medians = {key: median_timing(each) for key, each in timings.items()}
+    return {
+        "documents": len(texts),
+        "same_answers": all(answers[number] == answers[layouts[0]] for number in layouts),
+        "classes": {
+            name: {
                 str(number): {
-                    "p50_ms": one.p50_ms,
-                    "p95_ms": one.p95_ms,
-                    "ratio": one.p50_ms / first,
+                    "p50_ms": medians[name, number].p50_ms,
+                    "p95_ms": medians[name, number].p95_ms,
+                    "ratio": medians[name, number].p50_ms / medians[name, layouts[0]].p50_ms,
                 }
-                for number, one in medians.items()
+                for number in layouts
             }
-            tell(f"{name}: {report['classes'][name]}")
-    return report
+            for name in CLASSES
+        },
+    }
+
+
+def ask(client: NestvecClient, name: str, asked: Sequence[str]) -> list[float]:
+    """Milliseconds, one a query."""
+    return [timed(client.search, COLLECTION, text, search_class=name, k=HITS)[1] for text in asked]
 
 
 def hits(client: NestvecClient, text: str) -> list[str]:

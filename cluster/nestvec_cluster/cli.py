@@ -13,7 +13,13 @@ from typing import Annotated, Any
 import typer
 
 import nestvec
-from nestvec_cluster import cli_cluster, cli_collections, cli_documents, cli_upkeep
+from nestvec_cluster import (
+    cli_cluster,
+    cli_collections,
+    cli_documents,
+    cli_reshard,
+    cli_upkeep,
+)
 from nestvec_cluster.cli_group import Commands, LateCommand, fail
 from nestvec_cluster.cli_options import Json
 
@@ -212,6 +218,7 @@ cli_documents.add_to(app)
 cli_collections.add_to(app)
 cli_upkeep.add_to(app)
 cli_cluster.add_to(app)
+cli_reshard.add_to(app)
 app.add_typer(config_app, name="config")
 
 if __name__ == "__main__":

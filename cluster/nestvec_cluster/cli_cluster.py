@@ -26,11 +26,12 @@ File = Annotated[
     Path,
     typer.Option("--file", "-f", envvar="NESTVEC_CLUSTER", help="The cluster's topology."),
 ]
-_FILE = Path("cluster.yaml")
+DEFAULT_FILE = Path("cluster.yaml")
 _EVERY_S = 1.0
 
 
-def _opened(file: Path) -> Topology:
+def opened(file: Path) -> Topology:
+    """What the file says. Raises ConfigError, also where Ray is not installed."""
     from nestvec_cluster.ray_cluster import require_ray
     from nestvec_cluster.topology import load_topology
 
@@ -54,11 +55,13 @@ async def joined(
         yield await Deployment.open(topology, stack, tell)
 
 
-def _with_deployment(
+def with_deployment(
     topology: Topology,
     work: Callable[[Deployment], Awaitable[Result]],
     tell: Callable[[str], None] = lambda _: None,
 ) -> Result:
+    """Do `work` with the deployment of a cluster that runs. Raises ConfigError."""
+
     async def inside() -> Result:
         async with joined(topology, tell) as deployment:
             return await work(deployment)
@@ -66,7 +69,7 @@ def _with_deployment(
     return asyncio.run(inside())
 
 
-def up(file: File = _FILE, as_json: Json = False) -> None:
+def up(file: File = DEFAULT_FILE, as_json: Json = False) -> None:
     """Start a cluster, or make what runs equal to its file. Returns once it answers.
 
     Where the file names no Ray and no store, both are started on this machine, and a supervisor
@@ -77,7 +80,7 @@ def up(file: File = _FILE, as_json: Json = False) -> None:
     from nestvec_cluster.supervisor import ensure_supervisor
     from nestvec_cluster.tables import dump_json
 
-    topology = _opened(file)
+    topology = opened(file)
     started = time.monotonic()
     if topology.ray.address is None or topology.store.url is None:
         ensure_supervisor(file, topology)
@@ -91,7 +94,7 @@ def up(file: File = _FILE, as_json: Json = False) -> None:
         fronts = [one.address for one in view.members if one.role.value == "query"]
         return {**asdict(changes), "unchanged": changes.none}, sorted(fronts)
 
-    changes, addresses = _with_deployment(topology, work, tell)
+    changes, addresses = with_deployment(topology, work, tell)
     took_s = time.monotonic() - started
     if as_json:
         facts = {"cluster": topology.name, "search": addresses, "seconds": took_s}
@@ -105,7 +108,7 @@ def up(file: File = _FILE, as_json: Json = False) -> None:
 
 
 def status(
-    file: File = _FILE,
+    file: File = DEFAULT_FILE,
     watch: Annotated[bool, typer.Option("--watch", help="Again every second.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -114,7 +117,7 @@ def status(
     from nestvec_cluster.cluster_tables import print_status, status_data, status_tables
     from nestvec_cluster.tables import dump_json
 
-    topology = _opened(file)
+    topology = opened(file)
     if watch and not as_json:
         from rich.live import Live
 
@@ -175,43 +178,44 @@ def scale(
         str, typer.Argument(help="query, ingest, encoder, or a pool: default, or a collection.")
     ],
     count: Annotated[int, typer.Argument(min=1, help="How many; of a pool, replicas of a shard.")],
-    file: File = _FILE,
+    file: File = DEFAULT_FILE,
 ) -> None:
     """Run more or fewer of one kind, now. The next `up` goes back to the file: change it too."""
-    topology = _opened(file).scaled(kind, count)
+    topology = opened(file).scaled(kind, count)
 
     async def work(deployment: Deployment) -> str:
         changes = await deployment.reconcile(only=kind)
         done = (("started", changes.started), ("removed", changes.removed))
         return "; ".join(f"{what} {', '.join(slots)}" for what, slots in done if slots)
 
-    said = _with_deployment(topology, work, lambda line: typer.echo(line, err=True))
+    said = with_deployment(topology, work, lambda line: typer.echo(line, err=True))
     typer.echo(said or f"{kind} runs {count} already; nothing to change")
     typer.echo(f"write it into {file} as well: the next `nestvec up` makes what runs equal to it")
 
 
 def drain(
     what: Annotated[str, typer.Argument(help="A process as `status` names it, or a node.")],
-    file: File = _FILE,
+    file: File = DEFAULT_FILE,
     force: Annotated[
         bool, typer.Option("--force", help="Even the last ready one of its kind.")
     ] = False,
 ) -> None:
     """Take a process, or all of a node, out of service: calls in flight finish, none is lost.
 
-    The next `up` starts it again; of a node that is gone by then, on another one.
+    The others of its kind answer in its place; nothing is started elsewhere meanwhile. The next
+    `up` starts it again where it was; of a node that is gone by then, on another one that has room.
     """
-    topology = _opened(file)
+    topology = opened(file)
 
     async def work(deployment: Deployment) -> list[str]:
         return await deployment.drain(what, force)
 
-    gone = _with_deployment(topology, work)
+    gone = with_deployment(topology, work)
     typer.echo(f"drained {', '.join(gone)}; `nestvec up` starts them again")
 
 
 def down(
-    file: File = _FILE,
+    file: File = DEFAULT_FILE,
     keep_data: Annotated[
         bool, typer.Option("--keep-data", help="Keep documents and layouts, for the next `up`.")
     ] = False,
@@ -223,7 +227,7 @@ def down(
     from nestvec.core.errors import ConfigError, NestvecError
     from nestvec_cluster.supervisor import stop_supervisor
 
-    topology = _opened(file)
+    topology = opened(file)
     ours = topology.store.url is None and topology.data_dir.exists()
     if ours and not keep_data and not yes:
         if not sys.stdin.isatty():
@@ -241,7 +245,7 @@ def down(
 
     ended: list[str] = []
     try:
-        ended = _with_deployment(topology, work)
+        ended = with_deployment(topology, work)
     except NestvecError as error:
         if topology.ray.address is not None:
             raise

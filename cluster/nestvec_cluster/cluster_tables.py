@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nestvec.core.members import (
+    EVERY_COLLECTION,
     ClusterView,
     Layout,
     Member,
@@ -154,14 +155,12 @@ def _layouts(view: ClusterView) -> list[Layout]:
 
 
 def _workers(status: ClusterStatus, layout: Layout) -> Table:
-    holds = [name for name, one in status.view.assignments.items() if layout in one.layouts()]
+    holds = _holds(status.view, layout)
     table = _table(
         f"shard of {layout.pool}", "worker", "state", "node", "documents", "lag", "memory", "p95"
     )
     if holds:
-        table.caption = one_line(
-            f"holds {', '.join('all others' if n == '*' else n for n in holds)}"
-        )
+        table.caption = one_line(f"holds {', '.join(holds)}")
         table.caption_justify = "left"
     gone = [slot for slot in status.missing if slot.startswith(f"{layout}-")]
     for shard in range(layout.shards):
@@ -171,6 +170,17 @@ def _workers(status: ClusterStatus, layout: Layout) -> Table:
             if slot.startswith(f"{layout}-{shard}."):
                 table.add_row(f"{shard} of {layout.shards}", slot, _state(MISSING))
     return table
+
+
+def _holds(view: ClusterView, layout: Layout) -> list[str]:
+    """Which collections, and while one moves between layouts: as which of them."""
+    told = []
+    for name, one in sorted(view.assignments.items()):
+        kinds = {"current": one.current, "coming": one.coming, "previous": one.previous}
+        moves = one.coming is not None or one.previous is not None
+        named = "all others" if name == EVERY_COLLECTION else name
+        told += [f"{named} ({kind})" if moves else named for kind in kinds if kinds[kind] == layout]
+    return told
 
 
 def _facts(member: Member) -> list[str | Text]:

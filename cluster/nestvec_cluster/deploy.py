@@ -28,6 +28,13 @@ from nestvec.core.ports import Registry
 from nestvec_cluster.encoder_deployment import deploy_encoder, namespace_of, remove_encoder
 from nestvec_cluster.encoder_scaler import replicas_in
 from nestvec_cluster.first_answers import make_collections, wait_for_answers
+from nestvec_cluster.held import (
+    is_of,
+    kept_groups,
+    replicas_of,
+    require_not_elsewhere,
+    require_same_shards,
+)
 from nestvec_cluster.pieces import (
     Group,
     Piece,
@@ -93,17 +100,17 @@ class Deployment:
         Raises ConfigError.
         """
         topology = self._topology
-        groups = [one for one in all_groups(topology) if _of_kind(one.name, only)]
         view = await self._registry.view()
         actors = running(topology.namespace)
-        self._require_not_elsewhere(view, actors)
-        self._require_same_shards(view)
+        require_not_elsewhere(topology, view, actors)
+        require_same_shards(topology, view)
         require_room(demands(topology))
         await self._assign(view)
         changes = Changes()
-        kept = self._kept_layouts(view)
+        every = kept_groups(topology, view, actors) + all_groups(topology)
+        groups = [one for one in every if _of_kind(one.name, only)]
         of_kind = {slot: one for slot, one in actors.items() if _of_kind(slot, only)}
-        await self._remove(of_kind, groups, kept, changes)
+        await self._remove(of_kind, groups, changes)
         await self._settle_encoder(only, changes)
         for group in groups:
             await self._bring_up(group, running(topology.namespace), changes)
@@ -114,7 +121,7 @@ class Deployment:
         view = await self._registry.view()
         changes.collections = await make_collections(self._topology, view, self._tell)
         await wait_for_answers(view)
-        self._release_unused(kept)
+        self._release_unused(every)
         return changes
 
     async def _settle_encoder(self, only: str, changes: Changes) -> None:
@@ -132,38 +139,10 @@ class Deployment:
         changes.started += sorted(after - before)
         changes.removed += sorted(before - after)
 
-    def _require_not_elsewhere(self, view: ClusterView, actors: dict[str, Any]) -> None:
-        strangers = [one for one in view.members if one.name not in actors]
-        if strangers and not actors:
-            one = strangers[0]
-            raise ConfigError(
-                f"cluster {self._topology.name!r} runs already, elsewhere: {one.name} is at "
-                f"{one.address} on {one.node}, and is not an actor of this Ray; take it down "
-                f"there, or give this one another name and store.prefix"
-            )
-
-    def _require_same_shards(self, view: ClusterView) -> None:
-        """Changing a live collection's shards moves its documents: that is another command."""
-        for name in self._topology.collections:
-            assignment = view.assignment(name)
-            wanted = self._topology.layout_of(name)
-            if assignment is not None and assignment.current != wanted:
-                raise ConfigError(
-                    f"collection {name!r} is held by {assignment.current} (pool/shards) and the "
-                    f"file asks for {wanted}; `nestvec reshard` moves a collection while it "
-                    f"serves, or put the file back"
-                )
-
     async def _assign(self, view: ClusterView) -> None:
         for name, one in self._topology.collections.items():
             if one.shards is not None and name not in view.assignments:
                 await self._registry.assign(name, None, Assignment(self._topology.layout_of(name)))
-
-    def _kept_layouts(self, view: ClusterView) -> set[Layout]:
-        """Those that a move between layouts still needs, whatever the file says."""
-        return {layout for one in view.assignments.values() for layout in one.layouts()} - set(
-            self._topology.layouts()
-        )
 
     # --- one group ------------------------------------------------------------------------------
 
@@ -224,28 +203,28 @@ class Deployment:
         self,
         actors: dict[str, Any],
         groups: Sequence[Group],
-        kept: Iterable[Layout],
         changes: Changes,
     ) -> None:
         wanted = {piece.slot for group in groups for piece in group.pieces}
-        prefixes = tuple(f"{layout}-" for layout in kept)
         for slot, handle in sorted(actors.items(), reverse=True):
-            if slot not in wanted and not slot.startswith(prefixes):
+            if slot not in wanted:
                 self._tell(f"removing {slot}")
                 await self._placing.end(slot, handle)
                 changes.removed.append(slot)
 
-    def _release_unused(self, kept: Iterable[Layout]) -> None:
+    def _release_unused(self, groups: Iterable[Group]) -> None:
         """Placement groups that nothing stands in any more."""
-        names = {group.name: group for group in all_groups(self._topology)}
-        prefixes = tuple(f"{layout}-" for layout in kept)
+        names = {group.name: group for group in groups}
         for slab in slabs(self._topology.namespace):
-            if slab.group.startswith(prefixes):
-                continue
             group = names.get(slab.group)
-            fits = group is not None and slab in _covering(group, self._topology.namespace)
-            if not fits:
+            if group is None or slab not in _covering(group, self._topology.namespace):
                 self._placing.release(slab)
+            elif spare := max(0, slab.first + slab.count - len(group.pieces)):
+                # Ray takes no single bundle out of a placement group.
+                self._tell(
+                    f"{group.name} keeps {spare} place{'s' if spare > 1 else ''} reserved that "
+                    f"nothing stands in, until all of its replicas are taken down"
+                )
 
     # --- waiting --------------------------------------------------------------------------------
 
@@ -285,21 +264,19 @@ class Deployment:
         """All workers of a layout, for a move to it; returns when they are started. replicas: of
         each shard; without it, as many as the pool's layout in the file has.
         """
-        if replicas is None:
-            replicas = next(
-                (n for one, n in self._topology.layouts().items() if one.pool == layout.pool), 1
-            )
         changes = Changes()
-        for group in coarse_groups(self._topology, layout, replicas):
+        for group in coarse_groups(
+            self._topology, layout, replicas or replicas_of(self._topology, layout)
+        ):
             await self._bring_up(group, running(self._topology.namespace), changes)
 
     async def stop_layout(self, layout: Layout) -> None:
         """All workers of a layout, and what they reserved."""
         for slot, handle in running(self._topology.namespace).items():
-            if slot.startswith(f"{layout}-"):
+            if is_of(slot, layout):
                 await self._placing.end(slot, handle)
         for slab in slabs(self._topology.namespace):
-            if slab.group.startswith(f"{layout}-"):
+            if is_of(slab.group, layout):
                 self._placing.release(slab)
 
     async def take_down(self) -> list[str]:

@@ -27,9 +27,14 @@ from nestvec_cluster.encoder_scaling import SLOT, Demand, EncoderPlan, Seen, Ste
 from nestvec_cluster.placing import running
 
 LOOK_S = 0.5
-# A replica that has answered and then does not, so many looks in a row, is started again.
-_SILENT_LOOKS = 3
 _REPORT_S = 2.0
+# A replica that is silent for so long is started again: one that was up; one that starts, which
+# answers while it loads its model.
+_SILENT_S = 6.0
+_START_S = 30.0
+# What a replica was made from that this scaler did not start and that has not told yet: from this
+# plan at first; after so long, it does not matter.
+_UNKNOWN_S = 10.0
 # A new replica that is not ready by then finds no room: see next_steps.
 _LATE_S = 60.0
 # Beyond drain_s: two heartbeats, and closing what was opened.
@@ -47,7 +52,9 @@ class Scaler:
         self._demand: Demand | None = None
         self._made: dict[str, str] = {}
         self._started_at: dict[str, float] = {}
-        self._silent: dict[str, int] = {}
+        # Those that have answered, or joined, since they were started last.
+        self._up: set[str] = set()
+        self._silent_since: dict[str, float] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._status: dict[str, Any] = {"plan": plan, "settled": False, "wanted": 0}
         self._status |= {"ready": [], "fresh": [], "slots": [], "errors": {}}
@@ -80,7 +87,10 @@ class Scaler:
         view = await registry.view()
         handles = await asyncio.to_thread(replicas_in, self._namespace)
         self._ending = {slot: task for slot, task in self._ending.items() if not task.done()}
-        answers = await asyncio.gather(*(self._ask(*one) for one in handles.items()))
+        ready = _ready(view)
+        answers = await asyncio.gather(
+            *(self._ask(slot, handle, slot in ready) for slot, handle in handles.items())
+        )
         reports = dict(zip(handles, answers, strict=True))
         seen = [
             self._seen(slot, told, view)
@@ -99,45 +109,52 @@ class Scaler:
             self._made[slot] = told.digest
         now = time.monotonic()
         started = self._started_at.setdefault(slot, now)
-        # One that does not answer yet and was not started by this scaler is told when it does.
-        made = self._made.get(slot, self._plan.made_from)
-        ready = slot in _ready(view)
-        return Seen(slot, made == self._plan.made_from, ready, now - started > _LATE_S)
+        made = self._made.get(slot, self._plan.made_from if now - started < _UNKNOWN_S else "")
+        late = now - started > _LATE_S
+        return Seen(slot, made == self._plan.made_from, slot in _ready(view), late)
 
-    async def _ask(self, slot: str, handle: Any) -> Report | None:
-        """What it says; one that has answered once and is silent for long is started again."""
+    async def _ask(self, slot: str, handle: Any, is_ready: bool) -> Report | None:
+        """What it says; one that is silent for too long is started again."""
         try:
             answer = await asked(handle.report.remote(), _REPORT_S)
-        except ray.exceptions.RayError:
-            # It died, and Ray starts it again: until it has answered, silence is no sign.
-            self._silent.pop(slot, None)
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            # It died and Ray starts it again; or it is frozen, which looks the same for a while.
+            if is_ready:
+                self._up.add(slot)
+            elif isinstance(error, ray.exceptions.RayError):
+                self._up.discard(slot)
+            self._restart_silent(slot, handle)
             return None
-        except TimeoutError:
-            if slot in self._silent and slot not in self._ending:
-                self._silent[slot] += 1
-                self._restart_silent(slot, handle)
-            return None
-        self._silent[slot] = 0
+        self._up.add(slot)
+        self._silent_since.pop(slot, None)
         return Report(**answer)
 
     def _restart_silent(self, slot: str, handle: Any) -> None:
-        if self._silent[slot] >= _SILENT_LOOKS:
-            del self._silent[slot]
-            _log.warning("scaler.replica_silent", slot=slot)
-            ray.kill(handle, no_restart=False)
+        now = time.monotonic()
+        since = self._silent_since.setdefault(slot, now)
+        limit_s = _SILENT_S if slot in self._up else _START_S
+        if now - since < limit_s or slot in self._ending:
+            return
+        _log.warning("scaler.replica_silent", slot=slot, seconds=round(now - since, 1))
+        self._forget(slot)
+        ray.kill(handle, no_restart=False)
+
+    def _forget(self, slot: str) -> None:
+        self._silent_since.pop(slot, None)
+        self._up.discard(slot)
 
     def _take(self, steps: Steps) -> None:
         for slot in steps.start:
             _log.info("scaler.starting", slot=slot)
             self._made[slot] = self._plan.made_from
             self._started_at[slot] = time.monotonic()
-            self._silent.pop(slot, None)
+            self._forget(slot)
             self._start(slot)
         for slot in steps.end:
             _log.info("scaler.ending", slot=slot)
             ending = end_replica(self._namespace, slot, drain_s_of(self._plan))
             self._ending[slot] = asyncio.get_running_loop().create_task(ending)
-            self._silent.pop(slot, None)
+            self._forget(slot)
 
     def _start(self, slot: str) -> None:
         plan = self._plan

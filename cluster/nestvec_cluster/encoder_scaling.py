@@ -18,9 +18,9 @@ SLOT = "encoder/"
 @dataclass(frozen=True, slots=True)
 class EncoderPlan:
     """What to run. settings: as `Settings.model_dump(mode="json")`, with an empty server.host for
-    the node's own address and server.port 0, since a node may have several. target_queue: texts under way at one replica, on average, at which
-    another is added. up_after_s, down_after_s: how long there must have been too few, or too many.
-    roll: raised to replace every replica by a new one.
+    the node's own address, and server.port 0, since a node may have several. target_queue: texts
+    under way at one replica, on average, at which another is added. up_after_s, down_after_s: how
+    long there must have been too few, or too many. roll: raised to replace every replica.
     """
 
     settings: Mapping[str, Any]

@@ -80,6 +80,9 @@ def environment(topology: Topology) -> dict[str, str]:
     told = {"RAY_USAGE_STATS_ENABLED": "0"}
     if topology.ray.address is not None:
         return told
+    # Ray runs workers at nice 15, for batch work. These ones answer people: on a busy machine they
+    # would stand still behind anything else until their leases end.
+    told["RAY_worker_niceness"] = "0"
     told |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(topology.run_dir / "token")}
     if topology.ray.node_ip == LOOPBACK:
         # Without it Ray takes the machine's outer address instead, and listens on all of them.

@@ -5,7 +5,7 @@ beside those that serve, fill themselves from the store and then follow the same
 of its shards has a replica that has caught up are the front ends told, in one step. The layout
 before goes on following the log, so going back is one step as well, until it is given up.
 
-    begin     current A                                B is filled beside it
+    begin     current A, coming B                      B is filled beside it
     switch    current B, previous A                    one compare-and-set in the registry
     back      current A, previous B                    the same, at any time before the end
     finish    current B                                the workers of A may go
@@ -21,24 +21,30 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from nestvec.core.collection import Collection
-from nestvec.core.errors import BudgetSpent, ConfigError
+from nestvec.core.errors import BudgetSpent, ConfigError, NestvecError
 from nestvec.core.members import (
     EVERY_COLLECTION,
     Assignment,
     ClusterView,
     Layout,
+    MemberRole,
     MemberState,
     documents_key,
 )
 from nestvec.core.ports import Registry
+from nestvec_cluster.topology import DEFAULT_POOL
 
 _LOOK_AGAIN_S = 0.2
+_MOST_SHARDS = 64
+# A worker that follows the log under writes is a few changes behind; one that owes more than this
+# does not keep up yet.
+_OWES_AT_MOST = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class ShardState:
     """One shard of a layout that is being filled. ready: replicas that serve every collection that
-    moves and owe no change.
+    moves and keep up with its log. lag: of the best of them, else of the best there is.
     """
 
     shard: int
@@ -50,40 +56,50 @@ class ShardState:
 
 class Resharding:
     """The steps for one collection, or with EVERY_COLLECTION for all that have no layout of their
-    own. collections: those that move. start_workers: has all workers of a layout started, and
-    returns when that is under way; stop_workers: the reverse.
+    own. read: the catalogue, without what is only being restored. start_workers: has all workers of
+    a layout started, and returns when that is under way; stop_workers: the reverse. notice_s: after
+    so long every front end has seen a change of the registry.
     """
 
     def __init__(
         self,
         registry: Registry,
         name: str,
-        collections: Sequence[Collection],
+        read: Callable[[], Awaitable[Sequence[Collection]]],
         start_workers: Callable[[Layout], Awaitable[None]],
         stop_workers: Callable[[Layout], Awaitable[None]],
+        notice_s: float = 1.0,
     ) -> None:
         self._registry = registry
         self._name = name
-        self._collections = collections
+        self._read = read
         self._start_workers = start_workers
         self._stop_workers = stop_workers
+        self._notice_s = notice_s
+
+    async def assignment(self) -> Assignment:
+        """As it stands. Raises ConfigError where nobody holds this collection."""
+        return self._in(await self._registry.view())
 
     async def begin(self, shards: int) -> Layout:
-        """Have the wanted layout filled beside the current one. Raises ConfigError."""
-        self._check_shards(shards)
-        assignment = await self._own_assignment()
+        """Have the wanted layout filled beside the current one. Where its workers cannot be
+        started, everything is as it was before. Raises ConfigError.
+        """
+        view = await self._registry.view()
+        assignment = self._in(view)
+        self._check_shards(shards, await self._moving(view))
         wanted = Layout(self._pool(assignment.current), shards)
-        if wanted == assignment.current:
-            raise ConfigError(f"{self._named()} has {shards} shards already; nothing to do")
-        if assignment.previous is not None or assignment.coming not in (None, wanted):
-            other = assignment.coming or assignment.previous
-            raise ConfigError(
-                f"{self._named()} is being moved to, or was moved from, {other}; finish that "
-                f"(--finish), or go back (--rollback), before another number of shards"
-            )
-        await self._start_workers(wanted)
-        if assignment.coming is None:
+        self._require_free(assignment, wanted)
+        begun = assignment.coming is None
+        if begun:
+            # Before its workers are: they are ready once they hold what is assigned to them.
             await self._change(assignment, Assignment(assignment.current, coming=wanted))
+        try:
+            await self._start_workers(wanted)
+        except NestvecError:
+            if begun:
+                await self.roll_back()
+            raise
         return wanted
 
     async def wait_until_filled(
@@ -93,11 +109,17 @@ class Resharding:
         tell: Callable[[Sequence[ShardState]], None] = lambda _: None,
     ) -> None:
         """Return once each shard has a replica that has caught up. Raises BudgetSpent; asking again
-        goes on where this ended.
+        goes on where this ended. Raises ConfigError where the move was given up meanwhile.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            states = self.states(await self._registry.view(), layout)
+            view = await self._registry.view()
+            if self._in(view).coming != layout:
+                raise ConfigError(
+                    f"{self._named()} is not being moved to {layout} any more: somebody else has "
+                    f"switched or gone back; see `nestvec status`"
+                )
+            states = self.states(view, layout, await self._moving(view))
             tell(states)
             if all(one.ready for one in states):
                 return
@@ -111,10 +133,9 @@ class Resharding:
         """
         view = await self._registry.view()
         assignment = self._in(view)
-        wanted = assignment.coming
-        if wanted is None:
+        if assignment.coming is None:
             raise ConfigError(f"{self._named()} is not being moved; begin with a number of shards")
-        return await self._switch(view, assignment, wanted)
+        return await self._switch(view, assignment, assignment.coming)
 
     async def roll_back(self) -> Assignment:
         """Back to the layout before, at once; or, before the switch, give the new one up."""
@@ -123,9 +144,10 @@ class Resharding:
         if assignment.coming is not None:
             after = Assignment(assignment.current)
             await self._change(assignment, after)
-            await self._give_up(assignment.coming)
+            await self._give_up_unused(assignment.coming)
             return after
         if assignment.previous is None:
+            await self._give_up_unused()
             raise ConfigError(
                 f"{self._named()} has no layout to go back to: it was not moved, or the move is "
                 f"finished; move it again"
@@ -134,43 +156,36 @@ class Resharding:
 
     async def finish(self) -> Assignment:
         """Give up the layout before. Raises ConfigError while another one is being filled."""
-        assignment = self._in(await self._registry.view())
+        assignment = await self.assignment()
         if assignment.coming is not None:
             raise ConfigError(
                 f"{self._named()} still asks {assignment.current}; switch to {assignment.coming} "
                 f"first, or go back"
             )
         if assignment.previous is None:
+            await self._give_up_unused()
             return assignment
+        # A front end that has not seen the switch yet asks the layout before.
+        await asyncio.sleep(self._notice_s)
         after = Assignment(assignment.current)
         await self._change(assignment, after)
-        await self._give_up(assignment.previous)
+        await self._give_up_unused(assignment.previous)
         return after
 
-    def states(self, view: ClusterView, layout: Layout) -> list[ShardState]:
-        """One a shard."""
-        return [self._state(view, layout, shard) for shard in range(layout.shards)]
+    def states(
+        self, view: ClusterView, layout: Layout, collections: Sequence[Collection]
+    ) -> list[ShardState]:
+        """One a shard. collections: those that move."""
+        keys = [documents_key(one.name, one.generation) for one in collections]
+        return [_state(view, layout, shard, keys) for shard in range(layout.shards)]
 
-    def _state(self, view: ClusterView, layout: Layout, shard: int) -> ShardState:
-        workers = view.workers(layout, shard)
-        wanted = [documents_key(one.name, one.generation) for one in self._collections]
-        ready = [
-            one
-            for one in workers
-            if one.state is MemberState.READY and all(k in one.facts.documents for k in wanted)
-        ]
-        return ShardState(
-            shard,
-            len(workers),
-            len(ready),
-            max((sum(one.facts.documents.get(k, 0) for k in wanted) for one in workers), default=0),
-            min((one.facts.lag for one in ready), default=0),
-        )
+    # --- how ------------------------------------------------------------------------------------
 
     async def _switch(
         self, view: ClusterView, assignment: Assignment, wanted: Layout
     ) -> Assignment:
-        empty = [one.shard for one in self.states(view, wanted) if not one.ready]
+        states = self.states(view, wanted, await self._moving(view))
+        empty = [one.shard for one in states if not one.ready]
         if empty:
             raise ConfigError(
                 f"shard {empty[0]} of {wanted} has no replica that is ready for {self._named()}; "
@@ -180,16 +195,17 @@ class Resharding:
         await self._change(assignment, after)
         return after
 
-    async def _give_up(self, layout: Layout) -> None:
-        """Where no other collection needs its workers."""
+    async def _give_up_unused(self, layout: Layout | None = None) -> None:
+        """A layout, and what is left of this pool's others, where no collection needs them."""
         view = await self._registry.view()
-        if any(layout in one.layouts() for one in view.assignments.values()):
-            return
-        await self._stop_workers(layout)
-        await self._registry.forget(layout)
-
-    async def _own_assignment(self) -> Assignment:
-        return self._in(await self._registry.view())
+        needed = {one for each in view.assignments.values() for one in each.layouts()}
+        pool = DEFAULT_POOL if self._name == EVERY_COLLECTION else self._name
+        there = {one.place.layout for one in view.members if one.place is not None}
+        there |= {one for one, _ in view.promised}
+        unused = {one for one in there if one.pool == pool} | ({layout} if layout else set())
+        for one in sorted(unused - needed, key=str):
+            await self._stop_workers(one)
+            await self._registry.forget(one)
 
     def _in(self, view: ClusterView) -> Assignment:
         assignment = view.assignment(self._name)
@@ -197,29 +213,78 @@ class Resharding:
             raise ConfigError(f"no workers are assigned to {self._named()}; run `nestvec up` first")
         return assignment
 
+    async def _moving(self, view: ClusterView) -> list[Collection]:
+        """Which collections move. Raises ConfigError where the one that was named is not there."""
+        listed = await self._read()
+        if self._name == EVERY_COLLECTION:
+            return [one for one in listed if one.name not in view.assignments]
+        moving = [one for one in listed if one.name == self._name]
+        if not moving:
+            known = ", ".join(sorted(one.name for one in listed)) or "none"
+            raise ConfigError(f"{self._named()} does not exist; collections here: {known}")
+        return moving
+
     async def _change(self, before: Assignment, after: Assignment) -> None:
         view = await self._registry.view()
         # A collection that shares every collection's layout gets its own with its first move.
         own = view.assignments.get(self._name)
-        if own is not None and own != before:
+        if self._in(view) != before:
             raise ConfigError(
                 f"the layout of {self._named()} was changed by somebody else just now; look at "
                 f"`nestvec status` and try again"
             )
-        await self._registry.assign(self._name, own, after)
+        shared = view.assignments.get(EVERY_COLLECTION)
+        # One that is back where it came from shares again what happens to all.
+        back = self._name != EVERY_COLLECTION and shared == after
+        await self._registry.assign(self._name, own, None if back else after)
+
+    def _require_free(self, assignment: Assignment, wanted: Layout) -> None:
+        if assignment.previous is not None or assignment.coming not in (None, wanted):
+            way = "is being moved to" if assignment.coming else "was moved from"
+            raise ConfigError(
+                f"{self._named()} {way} {assignment.coming or assignment.previous} (pool/shards), "
+                f"and is held by {assignment.current}; finish that (--finish), or go back "
+                f"(--rollback), before another number of shards"
+            )
+        if wanted == assignment.current:
+            raise ConfigError(f"{self._named()} has {wanted.shards} shards already; nothing to do")
 
     def _pool(self, current: Layout) -> str:
         """A collection that leaves a shared pool takes its workers under its own name."""
-        return current.pool if self._name == EVERY_COLLECTION else self._name
+        if self._name == EVERY_COLLECTION:
+            return current.pool
+        if self._name in (DEFAULT_POOL, *(role.value for role in MemberRole)):
+            raise ConfigError(
+                f"{self._name!r} names a kind of process already, so this collection cannot have "
+                f"workers of its own; move all with '{EVERY_COLLECTION}'"
+            )
+        return self._name
 
     def _named(self) -> str:
         if self._name == EVERY_COLLECTION:
             return "the pool of all collections"
         return f"collection {self._name!r}"
 
-    def _check_shards(self, shards: int) -> None:
-        most = min((one.partitions for one in self._collections), default=64)
+    def _check_shards(self, shards: int, collections: Sequence[Collection]) -> None:
+        most = min((one.partitions for one in collections), default=_MOST_SHARDS)
         if not 1 <= shards <= most:
             raise ConfigError(
                 f"{shards} shards: expected 1 to {most}, the number of partitions, which move whole"
             )
+
+
+def _state(view: ClusterView, layout: Layout, shard: int, keys: Sequence[str]) -> ShardState:
+    workers = view.workers(layout, shard)
+    holding = [
+        one
+        for one in workers
+        if one.state is MemberState.READY and all(key in one.facts.documents for key in keys)
+    ]
+    ready = [one for one in holding if one.facts.lag <= _OWES_AT_MOST]
+    return ShardState(
+        shard,
+        len(workers),
+        len(ready),
+        max((sum(one.facts.documents.get(key, 0) for key in keys) for one in workers), default=0),
+        min((one.facts.lag for one in ready or workers), default=0),
+    )

@@ -191,9 +191,11 @@ def ensure_supervisor(file: Path, topology: Topology) -> bool:
             stderr=sink,
             start_new_session=True,
         )
-    _wait(topology, process)
-    # It is to outlive this process: nobody here waits for it.
-    process.returncode = 0
+    try:
+        _wait(topology, process)
+    finally:
+        # It is to outlive this process, whatever came of it: nobody here waits for it.
+        process.returncode = process.returncode or 0
     return True
 
 

@@ -41,7 +41,7 @@ def watched_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield watched.url
 
 
-@pytest.fixture(params=["memory", "valkey", "redis", "cluster", "sentinel"])
+@pytest.fixture(params=["memory", "valkey", "redis", "cluster"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[VectorStore]:
     """An empty store of each kind."""
     opened: VectorStore
@@ -49,8 +49,6 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[VectorStore]:
         opened = MemoryStore()
     elif request.param == "cluster":
         opened = own_store(request.getfixturevalue("redis_cluster"))
-    elif request.param == "sentinel":
-        opened = own_store(request.getfixturevalue("watched_server"))
     else:
         opened = own_store(request.getfixturevalue(f"{request.param}_server"))
     yield opened

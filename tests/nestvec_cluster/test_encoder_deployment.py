@@ -9,10 +9,10 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from nestvec.core.members import Member, MemberRole, MemberState
 from nestvec.core.space import Role
 from nestvec.fanout.main import open_cluster_encoder
 from nestvec_cluster.encoder_scaling import EncoderPlan
+from tests.support.long_runs import takes_long
 from tests.support.ray_cluster import RaySession
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -43,7 +44,9 @@ class Driver:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([name, _PLACE, *arguments]) + "\n")
         self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        # Ray tells of dead workers on the same stream.
+        line = next(line for line in self.process.stdout if line.startswith("{"))
+        answer = json.loads(line)
         if "error" in answer:
             raise NestvecError(answer["error"])
         return answer["result"]
@@ -78,11 +81,10 @@ def driver(ray_session: RaySession) -> Iterator[Driver]:
         text=True,
     )
     one = Driver(process, settings)
-    yield one
-    one.call("remove_encoder")
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(30)
+    # Closes both streams; the driver ends when it reads no more.
+    with process:
+        yield one
+        one.call("remove_encoder")
 
 
 def client_settings(driver: Driver) -> Settings:
@@ -156,6 +158,7 @@ async def test_a_rolling_restart_loses_no_call(driver: Driver) -> None:
     assert told["answered"] > 50
 
 
+@takes_long
 async def test_one_replica_alone_is_replaced_without_a_gap(driver: Driver) -> None:
     assert len(await driver.acall("scale_encoder", 1, 1)) == 1
     async with load(driver) as told:
@@ -163,6 +166,7 @@ async def test_one_replica_alone_is_replaced_without_a_gap(driver: Driver) -> No
     assert told["wrong"] == []
 
 
+@takes_long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_replica_that_dies_or_hangs_comes_back(driver: Driver, number: int) -> None:
     await driver.acall("deploy_encoder", driver.plan(2, 2))
@@ -184,11 +188,12 @@ async def test_a_replica_that_dies_or_hangs_comes_back(driver: Driver, number: i
     assert kept[other.name] == other.incarnation
 
 
+@takes_long
 async def test_the_number_follows_the_queue_between_the_bounds(driver: Driver) -> None:
     slow = {**driver.settings, "encoder": {**driver.settings["encoder"], "model": "hash:4096"}}
     plan = EncoderPlan(slow, 1, 3, num_cpus=0.25, target_queue=1.0, down_after_s=2.0).to_dict()
     await driver.acall("deploy_encoder", plan)
-    text = " ".join(f"word{number}" for number in range(4_000))
+    text = " ".join(f"word{number}" for number in range(3_000))
     most = 0
 
     async def grown() -> bool:
@@ -218,8 +223,9 @@ async def test_gpus_that_are_not_there_are_refused(driver: Driver) -> None:
 
 
 async def test_removing_leaves_nothing_and_may_be_repeated(driver: Driver) -> None:
-    await driver.acall("deploy_encoder", driver.plan(1, 1))
-    assert await driver.acall("remove_encoder") == ["encoder/0"]
+    slots = await driver.acall("deploy_encoder", driver.plan(1, 1))
+    assert len(slots) == 1
+    assert await driver.acall("remove_encoder") == slots
     assert await driver.acall("remove_encoder") == []
     assert await members(driver) == []
     assert await driver.acall("encoder_status") is None
@@ -229,11 +235,12 @@ async def test_removing_leaves_nothing_and_may_be_repeated(driver: Driver) -> No
 
 def _listening(port: int) -> int:
     """Whose process it is."""
-    import psutil  # type: ignore[import-untyped]
-
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        for one in psutil.net_connections("tcp"):
-            if one.status == "LISTEN" and one.laddr.port == port and one.pid:
-                return int(one.pid)
+    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+    listening = (one for one in lines if one[3] == "0A" and one[1].endswith(f":{port:04X}"))
+    inode = next(listening)[9]
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink().name == f"socket:[{inode}]":
+                return int(link.parts[2])
     raise AssertionError(f"nobody listens on {port}")

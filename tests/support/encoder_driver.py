@@ -1,7 +1,7 @@
 """A driver of a test's Ray, as a process of its own: Ray reads its environment once a process.
 
 Reads one JSON list a line, a function of `encoder_deployment` and its arguments, and answers each
-with a line: {"result": ...} or {"error": ...}.
+with a line: {"result": ...} or {"error": ...}. Ray writes lines of its own between them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from nestvec_cluster import ray_cluster, supervisor
-from nestvec_cluster.processes import end_all, with_descendants, with_words
+from nestvec_cluster.processes import Identity, end_all, with_descendants, with_words
 from nestvec_cluster.topology import Topology, load_topology
 from tests.support.cli import Ran
 
@@ -113,8 +113,10 @@ class RaySession:
         return {one["name"]: one for one in told["members"]}
 
     @contextmanager
-    def node(self, num_cpus: int) -> Iterator[None]:
-        """Another node of the same Ray, as a machine of its own would be; killed at the end."""
+    def node(self, num_cpus: int) -> Iterator[list[Identity]]:
+        """Another node of the same Ray, as a machine of its own would be; killed at the end. Gives
+        its raylet, of which all its processes are children.
+        """
         folder = self.folder / f"node-{random.randrange(10**6)}"
         first = free_ports(60)
         address = ray_cluster.ray_address(self.topology)
@@ -142,10 +144,10 @@ class RaySession:
             capture_output=True,
             timeout=60,
         )
+        raylets = list(with_words(f"--node_manager_port={first}"))
         try:
-            yield
+            yield raylets
         finally:
-            raylets = with_words(f"--node_manager_port={first}")
             end_all(with_descendants(raylets), 2.0)
 
     def connect(self) -> None:

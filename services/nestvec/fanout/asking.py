@@ -25,7 +25,7 @@ from nestvec.telemetry.logs import logger
 
 # How long a replica that failed before may take to show that it is well again.
 _PROBE_S = 2.0
-_PROBES = metrics.FANOUT_CALLS.labels("probe")
+_CALLS, _PROBES = map(metrics.FANOUT_CALLS.labels, ("call", "probe"))
 _log = logger()
 
 
@@ -79,12 +79,50 @@ class ReplicaGroup(Generic[Peer]):
         """Raises what a replica raised that no other can answer better, WorkerUnavailable at once
         when there is nobody to ask, and BudgetSpent.
         """
+        if len(self._ready) == 1:
+            only, deadline_s = self._ready[0], self.clock() + timeout_s
+            try:
+                return await self._ask_only(only, question, timeout_s)
+            except WorkerUnavailable:
+                timeout_s = deadline_s - self.clock()
+                if timeout_s <= 0.0 or self.pick({only}) is None:
+                    raise
+                # Another one has joined meanwhile.
         race = Race(self, question, timeout_s)
         self._probe(question)
         try:
             return await race.run()
         finally:
             await race.stop()
+
+    async def _ask_only(
+        self, replica: Replica[Peer], question: Question[Peer, Result], timeout_s: float
+    ) -> Result:
+        """As a race of one: there is nobody else to ask, so nothing to watch while it runs."""
+        began_s = self.clock()
+        self.hedging.called()
+        _CALLS.inc()
+        replica.under_way += 1
+        try:
+            answer = await question.call(replica.peer, timeout_s)
+        except WorkerUnavailable as error:
+            replica.failed(self.clock(), str(error))
+            raise
+        except (BudgetSpent, asyncio.CancelledError):
+            ran_s = self.clock() - began_s
+            if not question.waits and ran_s >= timeout_s / 2:
+                replica.failed(self.clock(), f"no answer for {ran_s:.3f} s")
+            if not replica.gone.done():
+                raise
+            raise self.missing() from None
+        except NestvecError:
+            replica.answered()
+            raise
+        finally:
+            replica.under_way -= 1
+        replica.answered()
+        self.hedging.learn(question.kind, self.clock() - began_s)
+        return answer
 
     def pick(self, tried: set[Replica[Peer]]) -> Replica[Peer] | None:
         """The next to ask. Those whose breaker is open come last."""

@@ -21,7 +21,7 @@ from nestvec.fanout.replica import Connection
 from nestvec.fanout.replicated_encoder import ReplicatedEncoder
 from nestvec.fanout.writers import Writers
 from nestvec.membership.watch import Watch
-from nestvec.rpc.clients import RemoteCoarse, RemoteEncoder
+from nestvec.rpc.clients import RemoteCoarse, RemoteEncoder, internal_options
 from nestvec.telemetry.logs import logger
 
 # Calls of a member that is gone may still be answered for so long.
@@ -101,11 +101,7 @@ def _channel(settings: Settings, member: Member) -> tuple[grpc.aio.Channel, Hang
     most = settings.server.max_message_bytes
     channel = grpc.aio.insecure_channel(
         member.address,
-        options=[
-            ("grpc.max_receive_message_length", most),
-            ("grpc.max_send_message_length", most),
-            *_RECONNECT_MS,
-        ],
+        options=[*internal_options(most), *_RECONNECT_MS],
     )
     return channel, partial(channel.close, _HANG_UP_S)
 

@@ -181,9 +181,11 @@ class Lease:
             readying.cancel()
             await asyncio.gather(readying, return_exceptions=True)
 
-    async def _join(self) -> None:
+    async def _join(self, state: MemberState | None = None) -> None:
+        """state: another one than now, once it has joined."""
         began = self._now()
-        self._member = await self._registry.join(self._member, self._ttl_s)
+        member = self._member if state is None else replace(self._member, state=state)
+        self._member = await self._registry.join(member, self._ttl_s)
         self._confirmed(began)
         self._taken_by = 0
         _log.info("lease.joined", member=self._member.name, incarnation=self._member.incarnation)
@@ -249,10 +251,10 @@ class Lease:
                 return
         again = self._until_ready is not None and self._member.state is MemberState.READY
         if again:
-            self._member = replace(self._member, state=MemberState.STARTING)
-        await self._join()
-        if again:
             await self._stop_readying()
+        # An attempt that fails here is made again, and has to know then that this one was READY.
+        await self._join(MemberState.STARTING if again else None)
+        if again:
             self._readying = asyncio.create_task(self._ready())
 
     def _confirmed(self, began: float) -> None:

@@ -57,15 +57,22 @@ _MANAGE_TIMEOUT_S = 600.0
 _NAMES_TIMEOUT_S = 5.0
 
 
+def internal_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """Of a channel between two processes of nestvec."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Who calls decides what is tried again, and where; nobody compresses vectors. Each of these
+        # would look at every call.
+        ("grpc.enable_retries", 0),
+        ("grpc.per_message_compression", 0),
+        ("grpc.per_message_decompression", 0),
+    ]
+
+
 def channel_to(address: str, max_message_bytes: int) -> grpc.aio.Channel:
     """A channel to one internal peer."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-        ],
-    )
+    return grpc.aio.insecure_channel(address, options=internal_options(max_message_bytes))
 
 
 async def _ask(

@@ -55,6 +55,22 @@ async def house() -> AsyncIterator[House]:
         yield house
 
 
+class StubbornRegistry(MemoryRegistry):
+    """It does not answer some attempts to join."""
+
+    refusals = 0
+
+    async def join(self, member: Member, ttl_s: float) -> Member:
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreUnavailable("the registry is not there")
+        return await super().join(member, ttl_s)
+
+
+async def at_once() -> None:
+    """Nothing to catch up with."""
+
+
 def is_lost(lease: Lease) -> bool:
     try:
         lease.require(0)
@@ -213,6 +229,23 @@ async def test_after_a_loss_it_is_starting_until_it_has_caught_up(house: House) 
         assert house.state(lease) is MemberState.STARTING
     gate.set()
     await until(lambda: house.state(lease) is MemberState.READY, "it is ready again")
+
+
+async def test_it_is_ready_again_also_where_the_first_attempts_to_join_fail(house: House) -> None:
+    registry = StubbornRegistry(house.namespace)
+    await registry.found("green")
+    lease = Lease(registry, a_worker(), HEARTBEAT_S, until_ready=at_once)
+    await lease.join()
+    try:
+        await lease.become_ready()
+        first = lease.member.incarnation
+        registry.refusals = 3
+        stop_while_others_run(house, 2 * TTL_S)
+        await until(lambda: lease.held and lease.member.incarnation != first, "it has joined again")
+        assert registry.refusals == 0
+        await until(lambda: house.state(lease) is MemberState.READY, "it is ready again")
+    finally:
+        await lease.leave()
 
 
 async def test_who_drains_does_not_become_ready_any_more(house: House) -> None:

@@ -1,0 +1,12 @@
+"""What takes too long for every run: `make soak` runs it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+takes_long = pytest.mark.skipif(
+    os.environ.get("NESTVEC_FAULT_LONG") != "1",
+    reason="takes most of a minute: make soak, or NESTVEC_FAULT_LONG=1",
+)
