@@ -272,6 +272,12 @@ class Shards(Protocol):
         """In order of their numbers: shard i of n holds `partitions_of(i, partitions, n)`."""
         ...
 
+    def beside(self, collection: str) -> Sequence[Sequence[CoarseSearcher]]:
+        """The shards of other layouts that follow the collection and are whole: another process may
+        ask one of them already, or again.
+        """
+        ...
+
     def promised(self, collection: str, generation: int) -> Sequence[int | None]:
         """How many documents each of them was last known to hold; None where nobody knows."""
         ...
@@ -286,6 +292,10 @@ class FixedShards:
     def of(self, collection: str) -> Sequence[CoarseSearcher]:  # noqa: ARG002
         """See Shards."""
         return self.searchers
+
+    def beside(self, collection: str) -> Sequence[Sequence[CoarseSearcher]]:  # noqa: ARG002
+        """See Shards. There are none."""
+        return ()
 
     def promised(self, collection: str, generation: int) -> Sequence[int | None]:  # noqa: ARG002
         """See Shards. What each answered last is for the caller to remember."""

@@ -40,6 +40,14 @@ class ClusterShards:
         """See ports.Shards. Raises WorkerUnavailable where nobody was told to hold it."""
         return self._shards[self._layout(collection)]
 
+    def beside(self, collection: str) -> Sequence[Sequence[CoarseSearcher]]:
+        """See ports.Shards. What a move fills, or has left behind."""
+        assignment = self._follower.catch_up().assignment(collection)
+        if assignment is None:
+            return ()
+        others = [self._shards[one] for one in assignment.layouts()[1:]]
+        return [one for one in others if all(shard.group.ready() for shard in one)]
+
     def promised(self, collection: str, generation: int) -> Sequence[int | None]:
         """See ports.Shards."""
         layout = self._layout(collection)
@@ -59,7 +67,7 @@ class ClusterShards:
     def _take(self, view: ClusterView) -> None:
         members = [one for one in view.of_role(MemberRole.COARSE) if one.place is not None]
         replicas = self._replicas.follow(members)
-        wanted = {one.current for one in view.assignments.values()}
+        wanted = {layout for one in view.assignments.values() for layout in one.layouts()}
         for layout in wanted - set(self._shards):
             self._shards[layout] = [
                 ReplicatedShard(ReplicaGroup(f"shard {shard} of {layout}"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nestvec.core.collection import Collection
@@ -27,6 +28,8 @@ from nestvec.core.watermark import Watermark
 # A shard that is busy or restarts is asked again.
 _PASSING = (WorkerUnavailable, StoreUnavailable, Overloaded, BudgetSpent)
 _ASK_AGAIN_S = 0.2
+# The longest that a layout beside the current one is waited for.
+_BESIDE_S = 1.0
 # The owed documents are kept in about this many pieces, however small the writes are.
 _PIECES = 64
 
@@ -88,7 +91,27 @@ class Visibility:
 
         Returns why not, by partition: nothing when all are there.
         """
+        others = [
+            self._reach_all(shards, collection, watermark, min(patience_s, _BESIDE_S))
+            for shards in self._shards.beside(collection.name)
+        ]
         shards = self._shards.of(collection.name)
+        # While a collection moves, a front end may be a moment ahead of this process or behind it.
+        late, *_ = await asyncio.gather(
+            self._reach_all(shards, collection, watermark, patience_s), *others
+        )
+        if not late:
+            self._backlog(collection).pass_by(watermark)
+        return late
+
+    async def _reach_all(
+        self,
+        shards: Sequence[CoarseSearcher],
+        collection: Collection,
+        watermark: Watermark,
+        patience_s: float,
+    ) -> dict[int, NestvecError]:
+        """Why not, by partition."""
         count = len(shards)
         waits = {}
         for number, shard in enumerate(shards):
@@ -96,15 +119,12 @@ class Visibility:
             if part.sequences:
                 waits[number] = _reach(shard, collection, part, patience_s)
         errors = dict(zip(waits, await asyncio.gather(*waits.values()), strict=True))
-        late = {
+        return {
             partition: error
             for number, error in errors.items()
             if error is not None
             for partition in partitions_of(number, collection.partitions, count)
         }
-        if not late:
-            self._backlog(collection).pass_by(watermark)
-        return late
 
     async def progress(self, collection: Collection) -> Watermark:
         """What has been passed, for the partitions of all shards that answer. Raises the error of

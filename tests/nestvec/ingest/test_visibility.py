@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
 
 from nestvec.core.document import Document
 from nestvec.core.errors import Overloaded, WorkerUnavailable
+from nestvec.core.ports import CoarseSearcher, FixedShards
 from nestvec.core.watermark import Watermark, sequence_of
 from nestvec.ingest.batch import Ack, Refusal
+from nestvec.ingest.visibility import Visibility
 from tests.support.faults import PATIENT_S, eventually, raising
-from tests.support.ingest_desk import QUICK, Desk
+from tests.support.ingest_desk import QUICK, Desk, FollowingShard
 from tests.support.ingest_desk import open_desk as open_any_desk
 
 SMALL_LAG = replace(QUICK, max_lag_documents=20, patience_s=PATIENT_S)
@@ -112,3 +115,36 @@ async def test_progress_is_that_of_the_shards_that_answer() -> None:
         desk.shards[1].faults.always("progress", raising(WorkerUnavailable("down")))
         with pytest.raises(WorkerUnavailable):
             await desk.ingest._visibility.progress(desk.docs)
+
+
+@dataclass(frozen=True, slots=True)
+class Moving(FixedShards):
+    """A collection that another layout follows as well."""
+
+    others: Sequence[CoarseSearcher] = ()
+
+    def beside(self, collection: str) -> Sequence[Sequence[CoarseSearcher]]:
+        return (self.others,)
+
+
+async def test_a_layout_that_may_be_asked_next_is_waited_for_and_its_failure_is_not_told() -> None:
+    async with open_desk(options=QUICK) as desk:
+        other = FollowingShard(desk.store, 0, 1)
+        desk.ingest._visibility = Visibility(Moving(desk.shards, [other]), desk.store, 100)
+        other.stalled = True
+        await fill(desk, 1)
+        mark = await desk.ingest._visibility.progress(desk.docs)
+        there = Watermark(
+            desk.docs.generation, await desk.store.positions(desk.docs, range(8))
+        ).joined(mark)
+        waiting = asyncio.create_task(desk.ingest._visibility.reach(desk.docs, there, PATIENT_S))
+
+        async def asked() -> bool:
+            return "reach" in other.faults.calls
+
+        await eventually(asked)
+        assert not waiting.done(), "the layout beside has not passed it"
+        other.stalled = False
+        assert await waiting == {}
+        other.faults.before["reach"] = [raising(WorkerUnavailable("gone"))] * 50
+        assert await desk.ingest._visibility.reach(desk.docs, there, PATIENT_S) == {}
