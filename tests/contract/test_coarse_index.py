@@ -20,6 +20,7 @@ from nestvec.core.codes import CoarseCode
 from nestvec.core.errors import ConfigError
 from nestvec.core.ports import CoarseIndex
 from tests.nestvec.core.synthetic import mrl_like
+from tests.support.long_runs import takes_long
 
 ROWS = 3000
 COUNT = 50
@@ -277,6 +278,7 @@ def test_a_code_that_does_not_divide_the_prefix_is_a_byte_a_dimension_instead() 
     assert coded(CoarseCode.FOUR_BIT).build(prefixes[:, :11]).kind == "sq8"
 
 
+@takes_long
 def test_a_finer_code_is_larger() -> None:
     prefixes = mrl_like(10_000, 64, seed=6)
     codes = ("fp32", "fp16", "int8", "4bit", "rabitq", "pq")

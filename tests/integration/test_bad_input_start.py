@@ -217,7 +217,7 @@ def test_a_store_address_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
             "classes:\n  search: {coarse_dim: 256, k: 10, candidates: 100, re_rank: true}\n",
             "classes.search.re_rank: unknown key; did you mean 'rerank'?",
         ),
-        ("quantum: 1\n", "quantum: unknown key; known here: classes, coarse, encoder, ingest"),
+        ("quantum: 1\n", "quantum: unknown key; known here: classes, cluster, coarse, encoder"),
         ("server: 7700\n", "server: expected a section with keys of its own, got 7700"),
         ("server:\n  port: 70000\n", "server.port: Input should be less than or equal to 65535"),
         ("store:\n  dtype: fp61\n", "store.dtype: Input should be 'fp32', 'fp16' or 'int8'"),

@@ -13,6 +13,7 @@ from nestvec.adapters.models import load_model
 from nestvec.core.errors import ConfigError
 from nestvec.core.tiers import prepare
 from tests.support.cli import Ran, run_cli
+from tests.support.long_runs import takes_long
 from tests.support.sentences import sentences
 
 BASE = "hash:128"
@@ -56,6 +57,7 @@ def test_what_it_writes_serves_as_another_space_with_the_same_cosines(texts: Pat
     np.testing.assert_allclose(after @ after.T, before @ before.T, atol=1e-4)
 
 
+@takes_long
 def test_a_head_is_trained_and_the_seed_decides(texts: Path) -> None:
     first = adapted(texts, "--method", "head", "--dims", "32", "--seed", 3, "--json").json
     matrix = (texts.parent / "made" / "adapter.safetensors").read_bytes()
