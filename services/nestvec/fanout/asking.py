@@ -79,6 +79,7 @@ class ReplicaGroup(Generic[Peer]):
         """Raises what a replica raised that no other can answer better, WorkerUnavailable at once
         when there is nobody to ask, and BudgetSpent.
         """
+        tried: set[Replica[Peer]] = set()
         if len(self._ready) == 1:
             only, deadline_s = self._ready[0], self.clock() + timeout_s
             try:
@@ -88,7 +89,8 @@ class ReplicaGroup(Generic[Peer]):
                 if timeout_s <= 0.0 or self.pick({only}) is None:
                     raise
                 # Another one has joined meanwhile.
-        race = Race(self, question, timeout_s)
+                tried.add(only)
+        race = Race(self, question, timeout_s, tried)
         self._probe(question)
         try:
             return await race.run()

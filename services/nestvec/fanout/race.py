@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -114,13 +114,18 @@ class Race(Generic[Peer, Result]):
     """One question under way: `run` once, then `stop`."""
 
     def __init__(
-        self, group: Group[Peer], question: Question[Peer, Result], timeout_s: float
+        self,
+        group: Group[Peer],
+        question: Question[Peer, Result],
+        timeout_s: float,
+        tried: Iterable[Replica[Peer]] = (),
     ) -> None:
+        """tried: those that failed at it already."""
         self._group = group
         self._question = question
         self._began_s = group.clock()
         self._deadline_s = self._began_s + timeout_s
-        self._tried: set[Replica[Peer]] = set()
+        self._tried: set[Replica[Peer]] = set(tried)
         self._running: list[Attempt[Peer, Result]] = []
         self._errors: list[NestvecError] = []
         self._hedge_at_s = float("inf")
