@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SECOND = ("tests/fault", "tests/nestvec_cluster", "tests/integration", "tests/examples")
+SECOND = ("tests/fault", "tests/nestvec_cluster")
 NOTHING_SELECTED = 5
 
 
