@@ -30,7 +30,17 @@ from nestvec_cluster.ablating import (
 from nestvec_cluster.ablation_report import print_ablation
 from nestvec_cluster.bench_server import child
 from nestvec_cluster.cli_options import numbers
-from nestvec_cluster.evaluate import SELF_QUERIES, read_set
+from nestvec_cluster.evaluate import (
+    SELF_QUERIES,
+    BySelf,
+    Card,
+    GoldenFolder,
+    Model,
+    Sample,
+    SelfTexts,
+    Tiers,
+    read_set,
+)
 from nestvec_cluster.evaluate_report import LaneReport
 from nestvec_cluster.evaluating import DEPTH, Asked, Evaluation, self_judged
 from nestvec_cluster.evidence import BudgetText, read_budget
@@ -52,31 +62,15 @@ _OVERRIDES = {
 
 
 def ablate(
-    golden: Annotated[
-        Path | None,
-        typer.Option(help="A folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels.tsv."),
-    ] = None,
-    texts: Annotated[
-        Path | None,
-        typer.Option(help="With --self, instead: texts that `nestvec index` reads, some withheld."),
-    ] = None,
-    by_self: Annotated[
-        bool, typer.Option("--self", help="Without judgments: exact full search is the truth.")
-    ] = False,
-    model: Annotated[
-        str, typer.Option(help="A model's folder or name, or an installed package.")
-    ] = "default",
-    card: Annotated[
-        Path | None, typer.Option(help="The model's card, as `nestvec probe --card` writes it.")
-    ] = None,
-    tiers: Annotated[
-        str | None, typer.Option(help="Measure these, as 128,256; by default all of the model's.")
-    ] = None,
+    golden: GoldenFolder = None,
+    texts: SelfTexts = None,
+    by_self: BySelf = False,
+    model: Model = "default",
+    card: Card = None,
+    tiers: Tiers = None,
     codes: Annotated[str, typer.Option(help="Of the coarse scan.")] = ",".join(_CODES),
     store_codes: Annotated[str, typer.Option(help="Of the store.")] = ",".join(VectorDtype),
-    queries: Annotated[
-        int | None, typer.Option(min=1, help="A sample of so many; by default all (--self: 500).")
-    ] = None,
+    queries: Sample = None,
     width: Annotated[int, typer.Option(min=HITS, help="Candidates that are reranked.")] = 50,
     latency_queries: Annotated[
         int, typer.Option(min=1, help="Queries that are asked one by one for latencies.")

@@ -10,20 +10,18 @@ otherwise have Ray start process after process.
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import os
 import signal
 import socket
 import threading
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nestvec.config import Settings
 from nestvec.core.errors import NestvecError
 from nestvec.core.members import MemberRole
-from nestvec.serving import host, tune_process
+from nestvec.serving import serve_until, tune_process
 from nestvec.telemetry.logs import configure_logs, logger
 from nestvec_cluster.background import run_on_fastest_loop
 
@@ -125,19 +123,10 @@ class Served:
         if self._stop.is_set():
             return
         opener = importlib.import_module(OPENERS[self.role]).mounted
-        async with AsyncExitStack() as stack:
-            hosted = await host(self._settings, opener, stack, self.role)
-            ready = asyncio.create_task(hosted.become_ready())
-            stopping = asyncio.create_task(self._wake.wait())
-            stack.callback(ready.cancel)
-            await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
-                await ready
-                # What is open now stays: it need not be looked through for garbage every time.
-                gc.collect()
-                gc.freeze()
-                self._address, self._error = hosted.address, ""
-                await stopping
+        await serve_until(self._wake, self._settings, opener, self._is_ready, self.role)
+
+    def _is_ready(self, address: str) -> None:
+        self._address, self._error = address, ""
 
     def _drain_on_sigterm(self) -> None:
         """SIGTERM drains and ends the process; Ray then starts it again, unless it was removed.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from nestvec_cluster.resharding import Resharding, ShardState
     from nestvec_cluster.topology import Topology
 
-_NOTICE_HEARTBEATS = 2
-
 
 def reshard(
     collection: Annotated[
@@ -85,6 +83,7 @@ async def _steps(
     from nestvec.adapters.opening import open_shared_store
     from nestvec.admin.app import StoredCatalogue
     from nestvec.core.members import Layout
+    from nestvec.membership.lease import TTL_HEARTBEATS
     from nestvec_cluster.pieces import base_settings
     from nestvec_cluster.resharding import Resharding
 
@@ -106,7 +105,7 @@ async def _steps(
         StoredCatalogue(store).refresh,
         start,
         deployment.stop_layout,
-        _NOTICE_HEARTBEATS * topology.timeouts.heartbeat_s,
+        TTL_HEARTBEATS * topology.timeouts.heartbeat_s,
     )
 
 

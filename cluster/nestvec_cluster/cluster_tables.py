@@ -61,7 +61,7 @@ class ClusterStatus:
     @property
     def unready(self) -> list[str]:
         """Slots whose member is not READY, or that have none."""
-        ready = {one.name for one in self.view.members if one.state is MemberState.READY}
+        ready = self.view.ready()
         return [slot for slot in self.expected if slot not in ready]
 
 

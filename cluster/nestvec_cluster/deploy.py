@@ -22,7 +22,6 @@ from nestvec.core.members import (
     Layout,
     Member,
     MemberRole,
-    MemberState,
 )
 from nestvec.core.ports import Registry
 from nestvec_cluster.encoder_deployment import deploy_encoder, namespace_of, remove_encoder
@@ -231,7 +230,7 @@ class Deployment:
     async def wait_ready(self, slots: Sequence[str]) -> None:
         """Until all of them are READY. Raises ConfigError with what keeps one from it."""
         await self._wait(
-            lambda view: [one for one in slots if one not in _ready(view)], "is not ready"
+            lambda view: [one for one in slots if one not in view.ready()], "is not ready"
         )
 
     async def _wait_for_shards(self) -> None:
@@ -240,7 +239,7 @@ class Deployment:
                 coarse_slot(layout, shard, 0)
                 for layout in self._topology.layouts()
                 for shard in range(layout.shards)
-                if not any(_is_ready(one) for one in view.workers(layout, shard))
+                if not any(one.is_ready for one in view.workers(layout, shard))
             ]
 
         await self._wait(missing, "is not ready, nor another replica of its shard")
@@ -308,16 +307,8 @@ def _others(view: ClusterView, slot: str, going: Sequence[str]) -> list[Member]:
         other
         for one in members
         for other in view.of_role(one.role)
-        if other.place == one.place and other.name not in going and _is_ready(other)
+        if other.place == one.place and other.name not in going and other.is_ready
     ]
-
-
-def _is_ready(member: Member) -> bool:
-    return member.state is MemberState.READY
-
-
-def _ready(view: ClusterView) -> set[str]:
-    return {one.name for one in view.members if _is_ready(one)}
 
 
 def _covering(group: Group, namespace: str) -> list[Slab]:

@@ -26,7 +26,6 @@ from nestvec.core.errors import ConfigError
 from nestvec_cluster.encoder_scaler import (
     LOOK_S,
     Scaler,
-    asked,
     drain_s_of,
     end_replica,
     replicas_in,
@@ -34,6 +33,7 @@ from nestvec_cluster.encoder_scaler import (
     with_host,
 )
 from nestvec_cluster.encoder_scaling import EncoderPlan
+from nestvec_cluster.placing import asked
 from nestvec_cluster.ray_room import require_room
 
 _SCALER = "scaler"

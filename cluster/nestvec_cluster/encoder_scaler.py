@@ -18,13 +18,13 @@ import ray
 from nestvec.adapters.opening import open_registry
 from nestvec.config import Settings
 from nestvec.core.errors import NestvecError
-from nestvec.core.members import ClusterView, MemberRole, MemberState
+from nestvec.core.members import ClusterView, MemberRole
 from nestvec.core.ports import Registry
 from nestvec.telemetry.logs import configure_logs, logger
 from nestvec_cluster.actors import EncoderReplica, Report
 from nestvec_cluster.background import run_on_fastest_loop
 from nestvec_cluster.encoder_scaling import SLOT, Demand, EncoderPlan, Seen, Steps, next_steps
-from nestvec_cluster.placing import running
+from nestvec_cluster.placing import asked, running
 
 LOOK_S = 0.5
 _REPORT_S = 2.0
@@ -87,7 +87,7 @@ class Scaler:
         view = await registry.view()
         handles = await asyncio.to_thread(replicas_in, self._namespace)
         self._ending = {slot: task for slot, task in self._ending.items() if not task.done()}
-        ready = _ready(view)
+        ready = view.ready()
         answers = await asyncio.gather(
             *(self._ask(slot, handle, slot in ready) for slot, handle in handles.items())
         )
@@ -111,7 +111,7 @@ class Scaler:
         started = self._started_at.setdefault(slot, now)
         made = self._made.get(slot, self._plan.made_from if now - started < _UNKNOWN_S else "")
         late = now - started > _LATE_S
-        return Seen(slot, made == self._plan.made_from, slot in _ready(view), late)
+        return Seen(slot, made == self._plan.made_from, slot in view.ready(), late)
 
     async def _ask(self, slot: str, handle: Any, is_ready: bool) -> Report | None:
         """What it says; one that is silent for too long is started again."""
@@ -189,21 +189,11 @@ class Scaler:
         }
 
 
-def _ready(view: ClusterView) -> set[str]:
-    members = view.of_role(MemberRole.ENCODER)
-    return {one.name for one in members if one.state is MemberState.READY}
-
-
 def _under_way(view: ClusterView) -> float:
     return float(sum(one.facts.queue for one in view.of_role(MemberRole.ENCODER)))
 
 
 # --- what a deployment does with them as well ---------------------------------------------------
-
-
-async def asked(answer: Any, timeout_s: float) -> Any:
-    """What an actor answers. Raises TimeoutError, or what Ray or the actor raises."""
-    return await asyncio.wait_for(asyncio.wrap_future(answer.future()), timeout_s)
 
 
 def replicas_in(namespace: str) -> dict[str, Any]:

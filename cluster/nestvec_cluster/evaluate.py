@@ -52,6 +52,30 @@ _TIMEOUT_S = 300.0
 _FEWEST_TEXTS = 20
 
 
+# What `eval` and `ablate` are told alike.
+GoldenFolder = Annotated[
+    Path | None,
+    typer.Option(help="A folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels.tsv."),
+]
+SelfTexts = Annotated[
+    Path | None,
+    typer.Option(help="With --self, instead: texts that `nestvec index` reads, some withheld."),
+]
+BySelf = Annotated[
+    bool, typer.Option("--self", help="Without judgments: exact full search is the truth.")
+]
+Model = Annotated[str, typer.Option(help="A model's folder or name, or an installed package.")]
+Card = Annotated[
+    Path | None, typer.Option(help="The model's card, as `nestvec probe --card` writes it.")
+]
+Tiers = Annotated[
+    str | None, typer.Option(help="Measure these, as 128,256; by default all of the model's.")
+]
+Sample = Annotated[
+    int | None, typer.Option(min=1, help="A sample of so many; by default all (--self: 500).")
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the command line asks for. width: of the reranked figures. dims: tiers, all when
@@ -67,29 +91,13 @@ class Wishes:
 
 
 def evaluate(
-    golden: Annotated[
-        Path | None,
-        typer.Option(help="A folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels.tsv."),
-    ] = None,
-    texts: Annotated[
-        Path | None,
-        typer.Option(help="With --self, instead: texts that `nestvec index` reads, some withheld."),
-    ] = None,
-    by_self: Annotated[
-        bool, typer.Option("--self", help="Without judgments: exact full search is the truth.")
-    ] = False,
-    model: Annotated[
-        str, typer.Option(help="A model's folder or name, or an installed package.")
-    ] = "default",
-    card: Annotated[
-        Path | None, typer.Option(help="The model's card, as `nestvec probe --card` writes it.")
-    ] = None,
-    tiers: Annotated[
-        str | None, typer.Option(help="Measure these, as 128,256; by default all of the model's.")
-    ] = None,
-    queries: Annotated[
-        int | None, typer.Option(min=1, help="A sample of so many; by default all (--self: 500).")
-    ] = None,
+    golden: GoldenFolder = None,
+    texts: SelfTexts = None,
+    by_self: BySelf = False,
+    model: Model = "default",
+    card: Card = None,
+    tiers: Tiers = None,
+    queries: Sample = None,
     width: Annotated[
         int, typer.Option(min=HITS, help="Candidates of the reranked figures.")
     ] = _WIDTH,

@@ -12,9 +12,7 @@ from nestvec.core.errors import ConfigError, NestvecError
 from nestvec.core.members import (
     EVERY_COLLECTION,
     ClusterView,
-    Member,
     MemberRole,
-    MemberState,
 )
 from nestvec_cluster.topology import CollectionTopology, Topology
 
@@ -60,7 +58,7 @@ async def wait_for_answers(view: ClusterView) -> None:
 
 def _ready(view: ClusterView, role: MemberRole) -> str:
     """The address of one of them."""
-    ready: list[Member] = [one for one in view.of_role(role) if one.state is MemberState.READY]
+    ready = [one for one in view.of_role(role) if one.is_ready]
     if not ready:
         raise ConfigError(f"no {role.value} front end is ready; `nestvec status` shows all")
     return ready[0].address

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nestvec.config import Settings
-from nestvec.core.members import Layout, MemberRole
+from nestvec.core.members import Layout, MemberRole, Place
 from nestvec_cluster.encoder_scaling import EncoderPlan
 from nestvec_cluster.local_store import store_url
 from nestvec_cluster.topology import (
@@ -71,7 +71,7 @@ def coarse_groups(topology: Topology, layout: Layout, replicas: int) -> list[Gro
 
 def coarse_slot(layout: Layout, shard: int, replica: int) -> str:
     """The name of a coarse worker."""
-    return f"{layout}-{shard}.{replica}"
+    return Place(layout, shard).worker(replica)
 
 
 def front_end_groups(topology: Topology) -> list[Group]:

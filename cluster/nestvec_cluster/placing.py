@@ -171,7 +171,7 @@ class Placing:
         """Drain and remove an actor; one that does not answer is killed."""
         limit_s = self._topology.timeouts.drain_s + _STOP_MARGIN_S
         with suppress(TimeoutError, ray.exceptions.RayError):
-            await asyncio.wait_for(asyncio.wrap_future(handle.stop.remote().future()), limit_s)
+            await asked(handle.stop.remote(), limit_s)
         ray.kill(handle, no_restart=True)
         for _ in range(200):
             if slot not in {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}:
@@ -188,12 +188,15 @@ def made_from(piece: Piece, slab: Slab) -> str:
     return f"{piece.digest}@{slab.name}"
 
 
+async def asked(answer: Any, timeout_s: float) -> Any:
+    """What an actor answers. Raises TimeoutError, or what Ray or the actor raises."""
+    return await asyncio.wait_for(asyncio.wrap_future(answer.future()), timeout_s)
+
+
 async def report(handle: Any) -> Report | None:
     """Of an actor; None where it does not answer now (it restarts, or its node is gone)."""
     try:
-        answer = await asyncio.wait_for(
-            asyncio.wrap_future(handle.report.remote().future()), _REPORT_S
-        )
+        answer = await asked(handle.report.remote(), _REPORT_S)
     except (TimeoutError, ray.exceptions.RayError):
         return None
     return Report(**answer)

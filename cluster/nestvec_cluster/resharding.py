@@ -28,7 +28,6 @@ from nestvec.core.members import (
     ClusterView,
     Layout,
     MemberRole,
-    MemberState,
     documents_key,
 )
 from nestvec.core.ports import Registry
@@ -276,9 +275,7 @@ class Resharding:
 def _state(view: ClusterView, layout: Layout, shard: int, keys: Sequence[str]) -> ShardState:
     workers = view.workers(layout, shard)
     holding = [
-        one
-        for one in workers
-        if one.state is MemberState.READY and all(key in one.facts.documents for key in keys)
+        one for one in workers if one.is_ready and all(key in one.facts.documents for key in keys)
     ]
     ready = [one for one in holding if one.facts.lag <= _OWES_AT_MOST]
     return ShardState(

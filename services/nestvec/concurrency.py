@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nestvec.core.balance import CircuitBreaker
 from nestvec.core.errors import BudgetSpent, Overloaded, StoreUnavailable, WorkerUnavailable
@@ -90,6 +90,24 @@ class BoundedExecutor:
     def close(self) -> None:
         """Wait for running work; what waits is cancelled. Blocks."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+async def within(
+    works: Iterable[Coroutine[Any, Any, Result]], timeout_s: float
+) -> list[Result | BaseException]:
+    """What each has returned or raised, in order; of the late ones, which are cancelled, a
+    CancelledError. All of them are cancelled when the caller itself goes away.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    if not tasks:
+        return []
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    return results
 
 
 def _retrieve(future: asyncio.Future[Result]) -> None:

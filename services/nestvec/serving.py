@@ -203,6 +203,17 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    await serve_until(stop, settings, opener, on_ready, role)
+
+
+async def serve_until(
+    stop: asyncio.Event,
+    settings: Settings,
+    opener: Opener,
+    on_ready: Callable[[str], None],
+    role: MemberRole | None = None,
+) -> None:
+    """As `serve`, for whoever has no signals of its own: until `stop` is set."""
     async with AsyncExitStack() as stack:
         if settings.server.metrics_port is not None:
             stack.callback(_export_metrics(settings.server).shutdown)

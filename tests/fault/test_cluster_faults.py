@@ -24,10 +24,10 @@ from tests.fault import cluster_load
 from tests.fault.cluster_faults import SHARDS, Cluster, Fault
 from tests.fault.cluster_load import OK, Asked, RunningLoad
 from tests.fault.cluster_truth import Truth
+from tests.support.long_runs import LONG
 from tests.support.ray_cluster import session
 from tests.support.sentences import sentences
 
-LONG = os.environ.get("NESTVEC_FAULT_LONG") == "1"
 WINDOW_S = float(os.environ.get("NESTVEC_FAULT_WINDOW_S", "30" if LONG else "5"))
 REPORT = os.environ.get("NESTVEC_FAULT_REPORT")
 RATE = 20.0

@@ -21,16 +21,13 @@ from nestvec.core.errors import NestvecError
 from nestvec.core.members import ClusterView, Member, MemberState
 from nestvec_cluster.pieces import base_settings
 from nestvec_cluster.processes import with_descendants
+from tests.support.long_runs import takes_long
 from tests.support.ray_cluster import RaySession
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 _TEXTS = [f"document number {number} of the deployed collection" for number in range(120)]
 _PATIENCE_S = 60.0
 _ALL = 7
-long = pytest.mark.skipif(
-    os.environ.get("NESTVEC_FAULT_LONG") != "1",
-    reason="takes most of a minute: make soak, or NESTVEC_FAULT_LONG=1",
-)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +248,7 @@ def test_a_gcs_that_is_killed_under_load_is_started_again(cluster: RaySession) -
     assert search(cluster).coverage.fraction == 1.0
 
 
-@long
+@takes_long
 def test_a_collection_is_moved_by_command_and_up_follows_the_file(cluster: RaySession) -> None:
     with load(cluster) as wrong:
         ran = cluster.run("reshard", "docs", 3, "--replicas", 1)
@@ -280,7 +277,7 @@ def test_a_collection_is_moved_by_command_and_up_follows_the_file(cluster: RaySe
     assert "has 2 shards already" in ran.err
 
 
-@long
+@takes_long
 def test_a_node_is_drained_and_another_takes_over_what_it_had(cluster: RaySession) -> None:
     file = cluster.joining(
         "spread",

@@ -43,7 +43,6 @@ from nestvec.core.members import (
     Facts,
     Layout,
     Member,
-    MemberState,
 )
 from nestvec.telemetry.logs import logger
 
@@ -97,7 +96,7 @@ class RedisRegistry:
             facts_record(member.facts),
             _milliseconds(ttl_s),
             place_text(member.place),
-            int(member.state is MemberState.READY),
+            int(member.is_ready),
             *promised,
         )
         if not answer:

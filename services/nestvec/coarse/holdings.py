@@ -18,7 +18,7 @@ from contextlib import suppress
 from nestvec.coarse.app import CoarseApp
 from nestvec.core.collection import Collection
 from nestvec.core.errors import NestvecError
-from nestvec.core.members import ClusterView, Facts, MemberState, Place, documents_key
+from nestvec.core.members import ClusterView, Facts, Place, documents_key
 from nestvec.membership.measures import Load, resident_bytes
 from nestvec.membership.watch import Watch
 from nestvec.telemetry.logs import logger
@@ -182,13 +182,5 @@ def saves(view: ClusterView, place: Place, name: str) -> bool:
     they are not written twice and each save does not delete what another has just written. It is
     the first by name of those that are ready; alone it is whoever is there.
     """
-    others = [
-        one.name
-        for one in view.workers(place.layout, place.shard)
-        if one.state is MemberState.READY and one.name != name
-    ]
-    me_ready = any(
-        one.name == name and one.state is MemberState.READY
-        for one in view.workers(place.layout, place.shard)
-    )
-    return not others or (me_ready and name < min(others))
+    ready = [one.name for one in view.workers(place.layout, place.shard) if one.is_ready]
+    return min(ready, default=name) == name

@@ -105,7 +105,7 @@ async def _in_cluster(
     member = member_of(
         settings,
         MemberRole.COARSE,
-        f"{place.layout}-{section.shard}.{section.replica}",
+        place.worker(section.replica),
         place=place,
     )
     registry = await open_registry(settings.store, settings.cluster, stack)

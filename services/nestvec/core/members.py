@@ -57,6 +57,10 @@ class Place:
     layout: Layout
     shard: int
 
+    def worker(self, replica: int) -> str:
+        """The name of one of its replicas in the cluster."""
+        return f"{self.layout}-{self.shard}.{replica}"
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -94,6 +98,11 @@ class Member:
     place: Place | None = None
     facts: Facts = field(default_factory=Facts)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may be asked."""
+        return self.state is MemberState.READY
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -130,6 +139,10 @@ class ClusterView:
     def of_role(self, role: MemberRole) -> list[Member]:
         """By name."""
         return sorted((one for one in self.members if one.role is role), key=lambda one: one.name)
+
+    def ready(self) -> set[str]:
+        """The names of all that are READY."""
+        return {one.name for one in self.members if one.is_ready}
 
     def workers(self, layout: Layout, shard: int) -> list[Member]:
         """Whoever holds a shard, ready or not, by name."""

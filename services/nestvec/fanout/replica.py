@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from nestvec.core.balance import CircuitBreaker
-from nestvec.core.members import Member, MemberState
+from nestvec.core.members import Member
 from nestvec.telemetry.logs import logger
 
 Peer = TypeVar("Peer")
@@ -54,7 +54,7 @@ class Replica(Generic[Peer]):
 
     @property
     def is_ready(self) -> bool:
-        return self.member.state is MemberState.READY
+        return self.member.is_ready
 
     def answered(self) -> None:
         """It answers: whatever was held against it is over."""

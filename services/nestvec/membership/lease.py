@@ -249,7 +249,7 @@ class Lease:
                         "give each process a cluster.slot of its own",
                     )
                 return
-        again = self._until_ready is not None and self._member.state is MemberState.READY
+        again = self._until_ready is not None and self._member.is_ready
         if again:
             await self._stop_readying()
         # An attempt that fails here is made again, and has to know then that this one was READY.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import numpy as np
 
+from nestvec.concurrency import within
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
@@ -49,20 +49,15 @@ async def _names(
         np.int64,
     )
     places = [np.flatnonzero(owners == number) for number in range(len(shards))]
-    tasks = [
-        asyncio.create_task(_ask_one(shards[number], collection, ids[mine]))
-        for number, mine in enumerate(places)
-        if len(mine)
-    ]
     found: list[str | None] = [None] * len(ids)
-    if not tasks:
-        return found
-    try:
-        await asyncio.wait(tasks, timeout=timeout_s)
-    finally:
-        for task in tasks:
-            task.cancel()
-        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    answers = await within(
+        (
+            _ask_one(shards[number], collection, ids[mine])
+            for number, mine in enumerate(places)
+            if len(mine)
+        ),
+        timeout_s,
+    )
     for mine, names in zip((some for some in places if len(some)), answers, strict=True):
         if isinstance(names, BaseException):
             continue

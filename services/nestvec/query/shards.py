@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nestvec.concurrency import within
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.coverage import Coverage, Degradation, DegradationKind
 from nestvec.core.errors import (
@@ -141,21 +142,15 @@ async def _ask_each(
     timeout_s: float,
 ) -> tuple[dict[int, CoarseAnswer], dict[int, BaseException]]:
     """Ask some shards, each for its own count. By shard: the answers, and why there was none."""
-    tasks = [
-        asyncio.create_task(
+    results = await within(
+        (
             shards[number].search(
                 query if count == query.count else replace(query, count=count), timeout_s
             )
-        )
-        for number, count in counts.items()
-    ]
-    try:
-        await asyncio.wait(tasks, timeout=timeout_s)
-    finally:
-        # The late ones; and all of them when the caller itself goes away.
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, count in counts.items()
+        ),
+        timeout_s,
+    )
     answers: dict[int, CoarseAnswer] = {}
     errors: dict[int, BaseException] = {}
     for number, result in zip(counts, results, strict=True):

@@ -38,11 +38,7 @@ class Forwarder:
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Have a server take the calls."""
-        handlers = {
-            method.name: self._handler(method)
-            for method in self._service.methods
-            if not method.client_streaming or method.server_streaming
-        }
+        handlers = {method.name: self._handler(method) for method in self._service.methods}
         generic = grpc.method_handlers_generic_handler(self._service.full_name, handlers)
         server.add_generic_rpc_handlers((generic,))
 
@@ -73,6 +69,7 @@ class Forwarder:
             except (grpc.aio.AioRpcError, NestvecError) as error:
                 await _end(context, path, error)
 
+        assert method.client_streaming == method.server_streaming, f"{path}: not passed on yet"
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(stream)
         return grpc.unary_unary_rpc_method_handler(unary)
