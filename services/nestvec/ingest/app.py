@@ -192,10 +192,10 @@ class IngestApp:
             watermark = watermark.joined(await self._ends_of(collection, deletion.missing))
         late = await self._visibility.reach(collection, watermark, patience_s)
         if late:
-            shard, error = next(iter(late.items()))
+            partition, error = next(iter(late.items()))
             raise WorkerUnavailable(
-                f"deleted from the store, and may still be found by shard {shard} until it catches "
-                f"up ({error}); delete again to wait for it"
+                f"deleted from the store, and may still be found by the shard of partition "
+                f"{partition} until it catches up ({error}); delete again to wait for it"
             ) from error
 
     async def _ends_of(self, collection: Collection, external_ids: Sequence[str]) -> Watermark:

@@ -6,6 +6,7 @@ import contextvars
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import structlog
@@ -14,6 +15,21 @@ import structlog
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
 LogFormat = Literal["json", "console"]
+
+
+class _Stderr:
+    """Standard error as it is when a line is written: it may have been put in another's place
+    since. One that is closed, or that nobody reads any more, loses the line; a call must not fail
+    for it.
+    """
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
 
 
 def configure_logs(level: str = "info", log_format: LogFormat = "console") -> None:
@@ -34,7 +50,7 @@ def configure_logs(level: str = "info", log_format: LogFormat = "console") -> No
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_Stderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
 
