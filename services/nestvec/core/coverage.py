@@ -19,6 +19,8 @@ class DegradationKind(enum.StrEnum):
     VECTOR_MISSING = "vector_missing"
     VECTOR_CORRUPT = "vector_corrupt"
     PAYLOAD_MISSING = "payload_missing"
+    CROSS_ENCODER_SKIPPED = "cross_encoder_skipped"
+    TARGET_MISSED = "target_missed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,21 @@ class Encoder(Protocol):
         ...
 
 
+class Encoders(Protocol):
+    """The encoders of one server, one a space: a collection is asked in its own, and while it moves
+    to a new model there are two.
+    """
+
+    @property
+    def default(self) -> Encoder:
+        """The one that the settings name: new collections are made in its space."""
+        ...
+
+    async def of(self, space: Space) -> Encoder:
+        """The one of exactly this space. Raises SpaceMismatch, naming those that are served here."""
+        ...
+
+
 # --- the coarse tier ----------------------------------------------------------------------------
 
 

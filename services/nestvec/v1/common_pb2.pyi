@@ -78,6 +78,10 @@ class _DegradationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degra
     """A candidate's full vector was damaged; it was left out."""
     DEGRADATION_KIND_PAYLOAD_MISSING: _DegradationKind.ValueType  # 7
     """A hit's payload was gone; the hit was left out."""
+    DEGRADATION_KIND_CROSS_ENCODER_SKIPPED: _DegradationKind.ValueType  # 8
+    """The cross-encoder did not fit into the deadline, or failed: hits are in the order before it."""
+    DEGRADATION_KIND_TARGET_MISSED: _DegradationKind.ValueType  # 9
+    """The deadline was too short for the recall asked for; the best plan that fits it was run."""
 
 class DegradationKind(_DegradationKind, metaclass=_DegradationKindEnumTypeWrapper): ...
 
@@ -96,6 +100,10 @@ DEGRADATION_KIND_VECTOR_CORRUPT: DegradationKind.ValueType  # 6
 """A candidate's full vector was damaged; it was left out."""
 DEGRADATION_KIND_PAYLOAD_MISSING: DegradationKind.ValueType  # 7
 """A hit's payload was gone; the hit was left out."""
+DEGRADATION_KIND_CROSS_ENCODER_SKIPPED: DegradationKind.ValueType  # 8
+"""The cross-encoder did not fit into the deadline, or failed: hits are in the order before it."""
+DEGRADATION_KIND_TARGET_MISSED: DegradationKind.ValueType  # 9
+"""The deadline was too short for the recall asked for; the best plan that fits it was run."""
 Global___DegradationKind: _TypeAlias = DegradationKind  # noqa: Y015
 
 class _Certificate:

@@ -64,6 +64,8 @@ class SearchOptions(_message.Message):
     EXHAUSTIVE_RERANK_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     WATERMARK_FIELD_NUMBER: _builtins.int
+    TARGET_RECALL_FIELD_NUMBER: _builtins.int
+    CROSS_ENCODE_FIELD_NUMBER: _builtins.int
     search_class: _builtins.str
     """A class from the server's configuration: autocomplete, search, analyst by default. Empty
     means `search`.
@@ -93,6 +95,14 @@ class SearchOptions(_message.Message):
     response speaks of can be found (read your writes). A shard that does not get there in time
     counts as missing.
     """
+    target_recall: _builtins.float
+    """The share (above 0, at most 1) of exact search's k best that the answer shall hold: the
+    cheapest plan that the collection's calibration measured to reach it is run. Not together with
+    coarse_dim, candidates, rerank or exhaustive_rerank. FAILED_PRECONDITION without a calibration
+    of this class, or where none of its plans reaches it.
+    """
+    cross_encode: _builtins.bool
+    """Whether a cross-encoder puts the first hits into its own order, where the server has one."""
     @_builtins.property
     def filter(self) -> _common_pb2.Filter:
         """Only documents that match may be found."""
@@ -111,31 +121,41 @@ class SearchOptions(_message.Message):
         exhaustive_rerank: _builtins.bool = ...,
         filter: _common_pb2.Filter | None = ...,
         watermark: _builtins.bytes = ...,
+        target_recall: _builtins.float | None = ...,
+        cross_encode: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "filter", b"filter", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "filter", b"filter", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "exhaustive_rerank", b"exhaustive_rerank", "explain", b"explain", "filter", b"filter", "ids_only", b"ids_only", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "search_class", b"search_class", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "exhaustive_rerank", b"exhaustive_rerank", "explain", b"explain", "filter", b"filter", "ids_only", b"ids_only", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "search_class", b"search_class", "target_recall", b"target_recall", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
     _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
     _WhichOneofReturnType__coarse_dim: _TypeAlias = _typing.Literal["coarse_dim"]  # noqa: Y015
     _WhichOneofArgType__coarse_dim: _TypeAlias = _typing.Literal["_coarse_dim", b"_coarse_dim"]  # noqa: Y015
+    _WhichOneofReturnType__cross_encode: _TypeAlias = _typing.Literal["cross_encode"]  # noqa: Y015
+    _WhichOneofArgType__cross_encode: _TypeAlias = _typing.Literal["_cross_encode", b"_cross_encode"]  # noqa: Y015
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
     _WhichOneofReturnType__min_coverage: _TypeAlias = _typing.Literal["min_coverage"]  # noqa: Y015
     _WhichOneofArgType__min_coverage: _TypeAlias = _typing.Literal["_min_coverage", b"_min_coverage"]  # noqa: Y015
     _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
     _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
+    _WhichOneofReturnType__target_recall: _TypeAlias = _typing.Literal["target_recall"]  # noqa: Y015
+    _WhichOneofArgType__target_recall: _TypeAlias = _typing.Literal["_target_recall", b"_target_recall"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__candidates) -> _WhichOneofReturnType__candidates | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__coarse_dim) -> _WhichOneofReturnType__coarse_dim | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cross_encode) -> _WhichOneofReturnType__cross_encode | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_coverage) -> _WhichOneofReturnType__min_coverage | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_recall) -> _WhichOneofReturnType__target_recall | None: ...
 
 Global___SearchOptions: _TypeAlias = SearchOptions  # noqa: Y015
 
@@ -200,11 +220,14 @@ class Hit(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    CROSS_SCORE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     score: _builtins.float
     """The cosine at `SearchResponse.scoring_space`."""
     text: _builtins.str
     """Without id, which stands above. Empty with `ids_only`."""
+    cross_score: _builtins.float
+    """What the cross-encoder gave it; hits that have one come first, in its order."""
     @_builtins.property
     def fields(self) -> _containers.MessageMap[_builtins.str, _common_pb2.FieldValue]: ...
     def __init__(
@@ -214,12 +237,15 @@ class Hit(_message.Message):
         score: _builtins.float = ...,
         text: _builtins.str = ...,
         fields: _abc.Mapping[_builtins.str, _common_pb2.FieldValue] | None = ...,
+        cross_score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cross_score", b"_cross_score", "cross_score", b"cross_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "id", b"id", "score", b"score", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cross_score", b"_cross_score", "cross_score", b"cross_score", "fields", b"fields", "id", b"id", "score", b"score", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cross_score: _TypeAlias = _typing.Literal["cross_score"]  # noqa: Y015
+    _WhichOneofArgType__cross_score: _TypeAlias = _typing.Literal["_cross_score", b"_cross_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cross_score) -> _WhichOneofReturnType__cross_score | None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
@@ -283,6 +309,59 @@ class Explanation(_message.Message):
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 
 @_typing.final
+class CalibratedPlan(_message.Message):
+    """The plan that a target of recall has led to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COARSE_DIM_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
+    BOUND_Z_FIELD_NUMBER: _builtins.int
+    TARGET_RECALL_FIELD_NUMBER: _builtins.int
+    MEASURED_RECALL_FIELD_NUMBER: _builtins.int
+    RECALL_LOW_FIELD_NUMBER: _builtins.int
+    RECALL_HIGH_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    REACHES_TARGET_FIELD_NUMBER: _builtins.int
+    coarse_dim: _builtins.int
+    candidates: _builtins.int
+    rerank: _builtins.bool
+    bound_z: _builtins.float
+    """How many standard deviations the bounds of the rerank span; 0 without rerank."""
+    target_recall: _builtins.float
+    """What was asked for."""
+    measured_recall: _builtins.float
+    """What this plan was measured to reach, and its confidence interval."""
+    recall_low: _builtins.float
+    recall_high: _builtins.float
+    confidence: _builtins.float
+    """Of the interval: 0.95."""
+    reaches_target: _builtins.bool
+    """False where the deadline was too short for any plan that reaches the target."""
+    def __init__(
+        self,
+        *,
+        coarse_dim: _builtins.int = ...,
+        candidates: _builtins.int = ...,
+        rerank: _builtins.bool = ...,
+        bound_z: _builtins.float = ...,
+        target_recall: _builtins.float = ...,
+        measured_recall: _builtins.float = ...,
+        recall_low: _builtins.float = ...,
+        recall_high: _builtins.float = ...,
+        confidence: _builtins.float = ...,
+        reaches_target: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_z", b"bound_z", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "confidence", b"confidence", "measured_recall", b"measured_recall", "reaches_target", b"reaches_target", "recall_high", b"recall_high", "recall_low", b"recall_low", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibratedPlan: _TypeAlias = CalibratedPlan  # noqa: Y015
+
+@_typing.final
 class SearchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -296,6 +375,8 @@ class SearchResponse(_message.Message):
     SEARCH_CLASS_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    CROSS_ENCODER_FIELD_NUMBER: _builtins.int
     certificate: _common_pb2.Certificate.ValueType
     failure_probability: _builtins.float
     """The chance that the certificate is wrong; 0 when it rests on no probabilistic bound."""
@@ -303,6 +384,8 @@ class SearchResponse(_message.Message):
     """The class that answered."""
     generation: _builtins.int
     """The generation that answered."""
+    cross_encoder: _builtins.str
+    """The cross-encoder that ordered the first hits; empty where none did."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]: ...
     @_builtins.property
@@ -321,6 +404,10 @@ class SearchResponse(_message.Message):
     def explanation(self) -> Global___Explanation:
         """Only with `explain`."""
 
+    @_builtins.property
+    def plan(self) -> Global___CalibratedPlan:
+        """Only with `target_recall`."""
+
     def __init__(
         self,
         *,
@@ -334,10 +421,12 @@ class SearchResponse(_message.Message):
         search_class: _builtins.str = ...,
         generation: _builtins.int = ...,
         explanation: Global___Explanation | None = ...,
+        plan: Global___CalibratedPlan | None = ...,
+        cross_encoder: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coarse_space", b"coarse_space", "coverage", b"coverage", "explanation", b"explanation", "scoring_space", b"scoring_space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coarse_space", b"coarse_space", "coverage", b"coverage", "explanation", b"explanation", "plan", b"plan", "scoring_space", b"scoring_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "coarse_space", b"coarse_space", "coverage", b"coverage", "degradations", b"degradations", "explanation", b"explanation", "failure_probability", b"failure_probability", "generation", b"generation", "hits", b"hits", "scoring_space", b"scoring_space", "search_class", b"search_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "coarse_space", b"coarse_space", "coverage", b"coverage", "cross_encoder", b"cross_encoder", "degradations", b"degradations", "explanation", b"explanation", "failure_probability", b"failure_probability", "generation", b"generation", "hits", b"hits", "plan", b"plan", "scoring_space", b"scoring_space", "search_class", b"search_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
