@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 
@@ -44,12 +44,15 @@ _STOP_TIMEOUT_S = 30.0
 
 
 @contextmanager
-def child(role: str, *arguments: str) -> Iterator[tuple[str, int]]:
-    """Run one of the processes; gives its address and pid. Raises ConfigError if it fails."""
+def child(role: str, *arguments: str, log: IO[bytes] | None = None) -> Iterator[tuple[str, int]]:
+    """Run one of the processes; gives its address and pid. log: where its standard error goes
+    instead of ours. Raises ConfigError if it fails.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, role, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=log,
         text=True,
         start_new_session=True,  # Ctrl-C is for the benchmark, which then ends it
     )

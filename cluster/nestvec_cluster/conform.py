@@ -12,25 +12,19 @@ from typing import Annotated, Any
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.text import Text
 
 from nestvec.adapters.models.card import read_card
 from nestvec.adapters.models.known import find_known
-from nestvec.adapters.opening import open_model
+from nestvec.adapters.opening_models import open_model
 from nestvec.config import load_settings
 from nestvec.core.space import Prompts, Role, Space
 from nestvec.core.tiers import prepare
-from nestvec.quality.conformance import Finding, Outcome, examine
+from nestvec.quality.conformance import Outcome, examine
 from nestvec.quality.endpoint import DEFAULT_TOLERANCE, EndpointFailed, Subject
 from nestvec_cluster.encoder_endpoints import GrpcEndpoint, OpenAIEndpoint
+from nestvec_cluster.findings import print_counts, print_finding
 
 _TIMEOUT_S = 30.0
-_MARKS = {
-    Outcome.PASSED: ("ok", "green"),
-    Outcome.FAILED: ("FAILED", "red"),
-    Outcome.SKIPPED: ("-", "dim"),
-}
-
 Reference = Callable[[Sequence[str], Role], NDArray[Any]]
 
 
@@ -72,7 +66,7 @@ def conform(
         console = Console(highlight=False)
         for finding in examine(subject):
             findings.append(finding)
-            _print(console, finding)
+            print_finding(console, finding)
     failed = sum(one.outcome is Outcome.FAILED for one in findings)
     if json_file is not None:
         report = {
@@ -81,8 +75,7 @@ def conform(
             "findings": [asdict(one) for one in findings],
         }
         json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    counts = [sum(one.outcome is outcome for one in findings) for outcome in Outcome]
-    console.print(f"{counts[0]} passed, {counts[1]} failed, {counts[2]} skipped")
+    print_counts(console, findings)
     if failed:
         raise typer.Exit(1)
 
@@ -129,8 +122,3 @@ def _open_reference(name: str | None, stack: ExitStack) -> tuple[Reference | Non
         return prepare(model.embed([space.prompts.apply(text, role) for text in texts]), space)
 
     return ask, space
-
-
-def _print(console: Console, finding: Finding) -> None:
-    mark, style = _MARKS[finding.outcome]
-    console.print(Text(f"{mark:<7}", style=style), Text(f"{finding.check}: {finding.detail}"))

@@ -148,7 +148,7 @@ def evaluate(
             files = [] if config is None else [str(config)]
             address, _ = stack.enter_context(child("engine", json.dumps(overrides), *files))
             client = stack.enter_context(NestvecClient(address, timeout_s=_TIMEOUT_S))
-        report = _measure(client, address, chosen, wishes, phases)
+        report = measure_golden(client, address, chosen, wishes, phases)
     report |= {"seconds": phases.seconds, "machine": describe_machine()}
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -191,9 +191,10 @@ def read_set(
     return GoldenSet(texts.name, {f"text-{row}": text for row, text in enumerate(rest)}, asked, {})
 
 
-def _measure(
+def measure_golden(
     client: NestvecClient, address: str, golden: GoldenSet, wishes: Wishes, phases: Phases
 ) -> dict[str, Any]:
+    """Index a golden set in a fresh server, as COLLECTION, and report on it, as plain data."""
     server = client.server()
     dims = wishes.dims or server.space.trained_dims
     client.create_collection(COLLECTION, tiers=dims)
@@ -214,7 +215,10 @@ def _measure(
     evaluation = Evaluation(client, COLLECTION, asked)
     lanes = {dim: _tier(evaluation, dim, wishes, phases) for dim in described.tiers}
     with phases.timed("classes", "measuring search classes"):
-        classes = {one.name: evaluation.search_class(one.name) for one in server.search_classes}
+        classes = {
+            one.name: evaluation.search_class(one.name, one.cross_encode)
+            for one in server.search_classes
+        }
     timings = _latencies(client, described.tiers, server.search_classes, asked, wishes, phases)
     lane_report = LaneReport(full := evaluation.full())
     stored = {one.dim: one for one in described.tier_status}

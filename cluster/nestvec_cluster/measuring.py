@@ -29,6 +29,7 @@ from nestvec.core.arrays import Floats
 from nestvec.core.codec import floats_from_bytes
 from nestvec.core.errors import ConfigError, StoreUnavailable
 from nestvec.core.scoring import exact_scores
+from nestvec.core.space import Role
 from nestvec.quality.recall import (
     Estimate,
     Ranking,
@@ -39,6 +40,7 @@ from nestvec.quality.recall import (
 )
 from nestvec.quality.truth import ExactSearch
 from nestvec.rpc.status import error_from
+from nestvec.rpc.wire import role_to_wire
 from nestvec.v1 import encoder_pb2, encoder_pb2_grpc
 
 # Every class is asked for as many hits, so that their recalls can be compared.
@@ -151,13 +153,18 @@ def _counted_from(done: int, on_progress: Progress) -> Callable[[IngestProgress]
 
 
 def encode_queries(address: str, texts: Sequence[str]) -> Floats:
+    """See `encode_texts`."""
+    return encode_texts(address, texts, Role.QUERY)
+
+
+def encode_texts(address: str, texts: Sequence[str], role: Role) -> Floats:
     """(n, dim) float32 from the server's own encoder, over gRPC. Raises what it says."""
     parts = []
     with grpc.insecure_channel(address) as channel:
         stub = encoder_pb2_grpc.EncoderServiceStub(channel)
         for first in range(0, len(texts), _ENCODE_AT_ONCE):
             request = encoder_pb2.EncodeRequest(
-                texts=texts[first : first + _ENCODE_AT_ONCE], role=encoder_pb2.TEXT_ROLE_QUERY
+                texts=texts[first : first + _ENCODE_AT_ONCE], role=role_to_wire(role)
             )
             try:
                 response = stub.Encode(request, timeout=_ENCODE_TIMEOUT_S)

@@ -1,0 +1,63 @@
+"""`nestvec gate`, end to end: a server process, its checks, a card, and the exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.cli import run_cli
+from tests.support.golden_sets import a_golden
+
+BUDGET = """
+tiers:
+  128: {recall: 0.9, ndcg_lost: 0.05}
+  256: {recall: 0.99, ndcg_lost: 0.01}
+classes: {autocomplete: 128, search: 256, analyst: %s}
+against_previous: {latency_ratio: 100}
+"""
+SERVED = (
+    "renormalised after every cut",
+    "tiers aligned",
+    "full vectors kept",
+    "tier logged on every request",
+)
+
+
+def test_a_release_is_decided_and_held_against_the_one_before(tmp_path: Path) -> None:
+    golden = a_golden(tmp_path / "small")
+    budget, card = tmp_path / "budget.yaml", tmp_path / "card.json"
+    budget.write_text(BUDGET % 256, encoding="utf-8")
+    ran, findings = gated(tmp_path, golden, budget, "--release-card", card)
+    assert ran.code == 0, ran.out + ran.err
+    assert {one["outcome"] for one in findings.values()} == {"passed", "skipped"}
+    for name in SERVED:
+        assert findings[name]["outcome"] == "passed", findings[name]
+    assert findings["MRL confirmed"]["outcome"] == "passed"
+    assert "0 of" not in findings["tier logged on every request"]["detail"]
+    assert str(tmp_path) not in card.read_text(encoding="utf-8")
+
+    budget.write_text(BUDGET % 512, encoding="utf-8")
+    never = tmp_path / "never.json"
+    ran, findings = gated(tmp_path, golden, budget, "--previous", card, "--release-card", never)
+    assert ran.code == 1
+    failed = [name for name, one in findings.items() if one["outcome"] == "failed"]
+    assert failed == ["least tier of analyst"]
+    assert findings["stored bytes"]["outcome"] == "passed"
+    assert "FAILED least tier of analyst: searched at 256, least 512" in ran.out
+    assert not never.exists()
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    golden = a_golden(tmp_path / "small")
+    ran = run_cli("gate", "--golden", golden, "--budget", tmp_path / "none.yaml")
+    assert (ran.code, "none.yaml: cannot be read" in ran.err) == (1, True)
+
+
+def gated(tmp_path: Path, golden: Path, budget: Path, *more: object) -> tuple[Any, dict[str, Any]]:
+    path = tmp_path / "findings.json"
+    ran = run_cli(
+        "gate", "--golden", golden, "--budget", budget, "--rounds", 1, "--json", path, *more
+    )
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return ran, {one["check"]: one for one in report["findings"]}
