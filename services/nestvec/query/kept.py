@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cachetools import LRUCache
 
 from nestvec.core.arrays import Floats
-from nestvec.core.ports import Encoder
+from nestvec.core.model_spec import ModelSpec
+from nestvec.core.ports import Encoder, Encoders, ServedModel
 from nestvec.core.space import Role, Space
 
 # What a query takes in memory beside its text and vector: objects, and its place in the cache.
 _BYTES_BESIDE = 400
 # A text this long is not typed twice.
 _LONGEST_CHARS = 512
+
+
+# Vectors by fingerprint and text.
+Kept = LRUCache[tuple[str, str], Floats]
 
 
 class KeptQueries:
@@ -23,10 +29,10 @@ class KeptQueries:
     same, and the space is part of the key. Documents and batches go through untouched.
     """
 
-    def __init__(self, encoder: Encoder, max_bytes: int) -> None:
-        """max_bytes: 0 keeps nothing."""
+    def __init__(self, encoder: Encoder, kept: Kept) -> None:
+        """kept: shared with encoders of other spaces."""
         self._encoder = encoder
-        self._cache: LRUCache[tuple[str, str], Floats] = LRUCache(max_bytes, getsizeof=_size_of)
+        self._kept = kept
 
     @property
     def space(self) -> Space:
@@ -38,13 +44,48 @@ class KeptQueries:
             return await self._encoder.encode(texts, role, timeout_s)
         key = self._encoder.space.fingerprint, texts[0]
         try:
-            return self._cache[key]  # `get` of the library looks twice
+            return self._kept[key]  # `get` of the library looks twice
         except KeyError:
             vectors = await self._encoder.encode(texts, role, timeout_s)
-        if _size_of(vectors) <= self._cache.maxsize:
+        if _size_of(vectors) <= self._kept.maxsize:
             vectors.setflags(write=False)
-            self._cache[key] = vectors
+            self._kept[key] = vectors
         return vectors
+
+
+class KeptEncoders:
+    """Encoders that remember single short queries, all in one room. Fills ports.Encoders."""
+
+    def __init__(self, encoders: Encoders, max_bytes: int) -> None:
+        """max_bytes: of all spaces together; 0 keeps nothing."""
+        self._encoders = encoders
+        self._kept: Kept = LRUCache(max_bytes, getsizeof=_size_of)
+        self.default: Encoder = KeptQueries(encoders.default, self._kept)
+
+    @property
+    def open_now(self) -> Sequence[ServedModel]:
+        """See ports.Encoders."""
+        return [replace(one, encoder=self._keeping(one.encoder)) for one in self._encoders.open_now]
+
+    async def of(
+        self, space: Space, model: ModelSpec | None = None, timeout_s: float | None = None
+    ) -> Encoder:
+        """See ports.Encoders."""
+        return self._keeping(await self._encoders.of(space, model, timeout_s))
+
+    async def by_fingerprint(self, fingerprint: str, timeout_s: float | None = None) -> Encoder:
+        """See ports.Encoders."""
+        return self._keeping(await self._encoders.by_fingerprint(fingerprint, timeout_s))
+
+    async def named(
+        self, model: ModelSpec | None = None, timeout_s: float | None = None
+    ) -> ServedModel:
+        """See ports.Encoders."""
+        one = await self._encoders.named(model, timeout_s)
+        return replace(one, encoder=self._keeping(one.encoder))
+
+    def _keeping(self, encoder: Encoder) -> Encoder:
+        return KeptQueries(encoder, self._kept)
 
 
 def _size_of(vectors: Floats) -> int:

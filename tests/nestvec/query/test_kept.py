@@ -9,10 +9,12 @@ import pytest
 
 from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Floats
+from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import InvalidRequest
+from nestvec.core.ports import Encoder
 from nestvec.core.space import Role, Space
 from nestvec.encoder.app import EncoderApp
-from nestvec.query.kept import KeptQueries
+from nestvec.query.kept import KeptEncoders
 
 PATIENT_S = 10.0
 
@@ -33,9 +35,13 @@ class Counting:
         return await self.encoder.encode(texts, role, timeout_s)
 
 
+def kept_queries(encoder: Encoder, max_bytes: int) -> Encoder:
+    return KeptEncoders(FixedEncoders(encoder), max_bytes).default
+
+
 async def test_a_query_is_encoded_once_and_the_same_to_the_last_bit() -> None:
     counting = Counting()
-    kept = KeptQueries(counting, 1 << 20)
+    kept = kept_queries(counting, 1 << 20)
     plain = await counting.encoder.encode(["red door"], Role.QUERY, PATIENT_S)
     for _ in range(3):
         np.testing.assert_array_equal(await kept.encode(["red door"], Role.QUERY, PATIENT_S), plain)
@@ -46,7 +52,7 @@ async def test_a_query_is_encoded_once_and_the_same_to_the_last_bit() -> None:
 
 async def test_documents_batches_and_long_texts_go_through() -> None:
     counting = Counting()
-    kept = KeptQueries(counting, 1 << 20)
+    kept = kept_queries(counting, 1 << 20)
     for texts, role in [
         (["red"], Role.DOCUMENT),
         (["red", "blue"], Role.QUERY),
@@ -61,7 +67,7 @@ async def test_documents_batches_and_long_texts_go_through() -> None:
 
 async def test_it_is_bounded_and_forgets_what_was_used_least() -> None:
     counting = Counting()
-    kept = KeptQueries(counting, 5_000)  # room for four
+    kept = kept_queries(counting, 5_000)  # room for four
     for number in [0, 1, 2, 3, 0, 4, 0]:
         await kept.encode([f"query {number}"], Role.QUERY, PATIENT_S)
     assert len(counting.asked) == 5
@@ -72,11 +78,11 @@ async def test_it_is_bounded_and_forgets_what_was_used_least() -> None:
 
 async def test_nothing_is_kept_without_room_and_no_failure_is() -> None:
     counting = Counting()
-    kept = KeptQueries(counting, 0)
+    kept = kept_queries(counting, 0)
     for _ in range(2):
         await kept.encode(["red"], Role.QUERY, PATIENT_S)
     assert len(counting.asked) == 2
-    kept = KeptQueries(counting, 1 << 20)
+    kept = kept_queries(counting, 1 << 20)
     for _ in range(2):
         with pytest.raises(InvalidRequest):
             await kept.encode([" "], Role.QUERY, PATIENT_S)
