@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from nestvec.core.calibration import check_bound_z
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.filters import Filter, validate
 from nestvec.core.watermark import Watermark
+from nestvec.query.promise import Promise, check_target
+
+# How many standard deviations the bounds of a rerank span: over 200,000 candidates none was beyond
+# its bound, and 3 of them fetch a third fewer vectors.
+BOUND_Z = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +23,11 @@ class SearchClass:
     coarse_dim: the shortest tier wanted; a collection serves its nearest one that is not shorter.
     min_coverage: 0 to 1. degrade: answer in coarse order when full vectors cannot be read. share:
     of the queries that may be under way at once, beyond which one of this class is refused; None
-    takes it from how much work the class is.
+    takes it from how much work the class is. target_recall: what is promised where the collection
+    is calibrated; the settings above are for where it is not, or a caller gives some of its own.
+    cross_encode: how many of the first hits a cross-encoder orders anew, 0 none; more than `k`
+    gives it more to choose from. certified: bound every document that matches, where a tier's own
+    scan reads every row, so that the certificate may speak of the whole collection.
     """
 
     name: str
@@ -28,6 +38,9 @@ class SearchClass:
     min_coverage: float = 1.0
     degrade: bool = True
     share: float | None = None
+    target_recall: float | None = None
+    cross_encode: int = 0
+    certified: bool = False
 
     @property
     def admitted_share(self) -> float:
@@ -42,6 +55,8 @@ class SearchClass:
 # A class that reranks more than this is a deep one.
 _DEEP_CANDIDATES = 2000
 DEFAULT_CLASS = "search"
+# Hits that are ordered anew for a caller who asks for it in a class that says nothing of it.
+_CROSS_ENCODED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +75,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
     """A caller's wishes; None takes the class's setting. filter: None lets all documents through.
-    watermark: what must be found, or be gone; None waits for nothing.
+    watermark: what must be found, or be gone; None waits for nothing. target_recall: the cheapest
+    plan that was measured to reach it, in place of knobs.
     """
 
     search_class: str = DEFAULT_CLASS
@@ -72,11 +88,26 @@ class SearchOptions:
     exhaustive: bool = False
     filter: Filter | None = None
     watermark: Watermark | None = None
+    target_recall: float | None = None
+    bound_z: float | None = None
+    cross_encode: bool | None = None
+
+    @property
+    def knobs(self) -> list[str]:
+        """Those that were given which a target of recall chooses itself."""
+        given = [name for name in _KNOBS if getattr(self, name) is not None]
+        return [*given, "exhaustive_rerank"] if self.exhaustive else given
+
+
+_KNOBS = ("coarse_dim", "candidates", "rerank", "bound_z")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Exactly what will run."""
+    """Exactly what will run. bound_z: of the rerank; told: by a caller, who measures what it does.
+    promise: what recall was asked for, and the measurement by which the plan was chosen.
+    cross_encode: how many of the first hits are ordered anew.
+    """
 
     search_class: SearchClass
     coarse_dim: int
@@ -85,6 +116,37 @@ class Plan:
     rerank: bool
     min_coverage: float
     filter: Filter | None = None
+    bound_z: float = BOUND_Z
+    promise: Promise | None = None
+    cross_encode: int = 0
+    told: bool = False
+
+    @property
+    def reads(self) -> int:
+        """How many hits are put into order by cosine, and read."""
+        return max(self.k, self.cross_encode)
+
+    @property
+    def certified_k(self) -> int:
+        """How many hits are to be certified; 0 where the class does not ask for it, and for a plan
+        that was measured and chosen because it is cheap, or is being measured for that.
+        """
+        measured = self.told or (self.promise is not None and self.promise.point is not None)
+        return self.reads if self.search_class.certified and self.rerank and not measured else 0
+
+    def by(self, promise: Promise) -> Plan:
+        """The same search, as a promise has it; by these settings where nothing was measured."""
+        point = promise.point
+        if point is None:
+            return replace(self, promise=promise)
+        return replace(
+            self,
+            coarse_dim=point.coarse_dim,
+            candidates=max(point.candidates, self.reads),
+            rerank=point.rerank,
+            bound_z=point.bound_z or BOUND_Z,
+            promise=promise,
+        )
 
 
 # Plans of options that come again: a lane of callers asks with the same ones.
@@ -129,10 +191,11 @@ def make_plan(
         )
     k = _within("options.k", options.k, chosen.k, 1, limits.max_k)
     rerank = chosen.rerank if options.rerank is None else options.rerank
+    cross_encode = _cross_encode(options, chosen)
     candidates = _within(
         "options.candidates",
         options.candidates,
-        max(chosen.candidates, k),
+        max(chosen.candidates, k, cross_encode),
         k if rerank else 1,
         limits.max_candidates,
     )
@@ -147,7 +210,45 @@ def make_plan(
     if options.filter is not None:
         # Each shard does so again, for itself; here, before anything is encoded.
         validate(options.filter, collection.fields)
-    return Plan(chosen, coarse_dim, k, candidates, rerank, min_coverage, options.filter)
+    bound_z = BOUND_Z
+    if options.bound_z is not None:
+        bound_z = check_bound_z(options.bound_z, "options.bound_z")
+    return Plan(
+        chosen,
+        coarse_dim,
+        k,
+        candidates,
+        rerank,
+        min_coverage,
+        options.filter,
+        bound_z,
+        _promise(options, chosen),
+        cross_encode,
+        told=options.bound_z is not None,
+    )
+
+
+def _cross_encode(options: SearchOptions, chosen: SearchClass) -> int:
+    if options.cross_encode is None:
+        return chosen.cross_encode
+    return (chosen.cross_encode or _CROSS_ENCODED) if options.cross_encode else 0
+
+
+def _promise(options: SearchOptions, chosen: SearchClass) -> Promise | None:
+    """The recall that is asked for, or promised to the class of a caller who gives no knobs. Which
+    plan keeps it is settled when it is known how much time there is.
+    """
+    if options.target_recall is None:
+        if chosen.target_recall is None or options.knobs:
+            return None
+        return Promise(chosen.target_recall, asked=False)
+    target = check_target(options.target_recall, "options.target_recall")
+    if options.knobs:
+        given = ", ".join(f"options.{name}" for name in options.knobs)
+        raise InvalidRequest(
+            "options.target_recall", f"not together with {given}: give a recall or how to search"
+        )
+    return Promise(target, asked=True)
 
 
 def _within(field: str, asked: int | None, default: int, least: int, most: int) -> int:
