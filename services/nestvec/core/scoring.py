@@ -1,8 +1,6 @@
-"""Exact scores, and what a bound's z is worth as a probability."""
+"""Exact scores."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
@@ -26,16 +24,6 @@ def exact_scores(query: Floats, vectors: Floats) -> Floats:
         stop = start + _COLUMNS_AT_ONCE
         scores += np.einsum("ij,j->i", vectors[:, start:stop], query[start:stop])
     return scores
-
-
-def tail_probability(z: float) -> float:
-    """P(a standard normal exceeds z): how often one upper bound at z may be too low."""
-    return 0.5 * math.erfc(z / math.sqrt(2.0))
-
-
-def failure_probability(z: float, unseen: int) -> float:
-    """The chance that at least one of `unseen` documents beats its upper bound (union bound)."""
-    return min(1.0, unseen * tail_probability(z))
 
 
 def exact_top(query: Floats, vectors: Floats, k: int) -> tuple[np.ndarray, Floats]:

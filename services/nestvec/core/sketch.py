@@ -11,12 +11,18 @@ rotation, b = sign(R x_t) / sqrt(m) and o = <b, R x_t> / |x_t|. Then for a query
     sigma^2 = (|x_t| |q_t|)^2 (1 - o^2) / (o^2 (m - 1))  +  (n_h |q_h| scale / 2)^2
 
 The first term of sigma is the tail's: over the random rotation, the part of R q_t orthogonal to
-the tail's own direction points anywhere, and a coordinate of a random direction in m - 1
-dimensions has lighter tails than a Gaussian of variance 1 / (m - 1). The second is the int8
-prefix's: over the random dither, the rounding errors are independent, of mean zero, and take two
-values one `scale` apart, so that their sum over the query is sub-Gaussian with this variance
-(Hoeffding 1963). Rotation and dither are drawn once a generation, whatever is stored or asked; what
-is claimed is a probability over that draw. A query made with knowledge of both can defeat it.
+the tail's own direction points anywhere, so the error is at most that length times a coordinate T
+of a random direction in d = m - 1 dimensions. T is sub-Gaussian with variance 1 / d, for every d:
+its moments E T^2k = (2k - 1)!! / (d (d + 2) ... (d + 2k - 2)) are at most the Gaussian's (2k - 1)!!
+/ d^k, and summing their series gives E exp(t T) <= exp(t^2 / 2d). (Its tail is not below the
+Gaussian's everywhere: of 2 dimensions, sqrt(2) T exceeds 1.3 with a probability of .13 against
+.10.) The second is the int8 prefix's: over the random dither, the rounding errors are independent,
+of mean zero, and take two values one `scale` apart, so that their sum over the query is
+sub-Gaussian with this variance (Hoeffding 1963). Both draws are independent, so their variances
+add. What z is then worth as a probability stands in core/certificate.py.
+
+Rotation and dither are drawn once a generation, whatever is stored or asked; what is claimed is a
+probability over that draw. A query made with knowledge of both can defeat it.
 """
 
 from __future__ import annotations
@@ -32,6 +38,9 @@ from nestvec.core.codec import Int8Codes, quantise_int8
 Seed = int | Sequence[int]
 # Covers float32 arithmetic and fp16's subnormal range, absolutely.
 _ARITHMETIC_SLACK = 2e-6
+# fp16 keeps 11 bits: a norm or a correction may be off by 2^-11 of itself, a product of two by
+# twice that and a little more.
+_ROUNDING = np.float32(2.0**-11 * (1 + 2.0**-9))
 # 8 signs to their bit pattern, most significant first, as numpy.packbits lays them.
 _SIGNS_OF_BYTE = (
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1
@@ -172,27 +181,47 @@ class SketchQuery:
         query's own first part, not renormalised. scales: (n,) float32 of the int8 prefixes.
         Returns two (n,) float32 arrays.
         """
-        head_norms = sketch.head_norms.astype(np.float32)
+        head, head_sigma = self._heads(prefix_scores, scales, sketch)
+        if self.tail_dim == 0:
+            slack = _ROUNDING * np.abs(head) + _ARITHMETIC_SLACK
+            return head, (z * head_sigma + slack).astype(np.float32)
         tail_norms = sketch.tail_norms.astype(np.float32)
         corrections = sketch.corrections.astype(np.float32)
-        # fp16 keeps 11 bits: each norm and the correction may be off by 2^-11 of itself.
-        rounding = np.float32(2.0**-11)
-        head = head_norms * prefix_scores
-        head_sigma = head_norms * (self.head_norm * 0.5) * scales
-        if self.tail_dim == 0:
-            slack = rounding * np.abs(head) + _ARITHMETIC_SLACK
-            return head, (z * head_sigma + slack).astype(np.float32)
         # Look up, then sum rows: "clip" spares numpy its bounds check (no byte is out of bounds),
         # and einsum sums short rows four times as fast as `sum` does.
         looked_up = self.tables.take(sketch.bits + self.offsets, mode="clip")
         dots = np.einsum("ij->i", looked_up) / np.float32(np.sqrt(self.tail_dim))
         tail = tail_norms * dots / corrections
         # Near 1 the spread hangs on the correction's last bits: take the lowest it may have been.
-        lowest = corrections * (1.0 - rounding)
+        lowest = corrections * (1.0 - _ROUNDING)
         spread = np.sqrt(np.maximum(1.0 - np.square(lowest), 0.0)) / lowest
         freedom = max(self.tail_dim - 1, 1)
-        tail_sigma = tail_norms * np.float32(self.tail_norm / np.sqrt(freedom)) * spread
+        reach = np.float32((1.0 + _ROUNDING) * self.tail_norm / np.sqrt(freedom))
+        tail_sigma = tail_norms * reach * spread
         sigma = np.sqrt(np.square(tail_sigma) + np.square(head_sigma))
-        slack = rounding * (np.abs(head) + 2.0 * np.abs(tail)) + _ARITHMETIC_SLACK
+        slack = _ROUNDING * (np.abs(head) + 2.0 * np.abs(tail)) + _ARITHMETIC_SLACK
         half_widths: Floats = (z * sigma + slack).astype(np.float32)
         return (head + tail).astype(np.float32), half_widths
+
+    def ceilings(
+        self, prefix_scores: Floats, scales: Floats, sketch: SketchColumns, z: float
+    ) -> tuple[Floats, Floats]:
+        """Upper bounds of full cosines at `z` without a look at the bits, and of each the part that
+        grows with z, or more.
+
+        As `bound`, but a tail adds no more than the product of its length and the query's (Cauchy
+        and Schwarz): wider, a fraction of the time, and without any probability.
+        """
+        head, head_sigma = self._heads(prefix_scores, scales, sketch)
+        reach = np.float32((1.0 + 2.0 * _ROUNDING) * self.tail_norm)
+        half_widths = z * head_sigma + (_ROUNDING * np.abs(head) + _ARITHMETIC_SLACK)
+        uppers = head + reach * sketch.tail_norms.astype(np.float32) + half_widths
+        return uppers.astype(np.float32), half_widths.astype(np.float32)
+
+    def _heads(
+        self, prefix_scores: Floats, scales: Floats, sketch: SketchColumns
+    ) -> tuple[Floats, Floats]:
+        """The heads' parts of the scores, and their standard deviations."""
+        norms = sketch.head_norms.astype(np.float32)
+        sigma = norms * np.float32((1.0 + _ROUNDING) * self.head_norm * 0.5) * scales
+        return norms * prefix_scores, sigma

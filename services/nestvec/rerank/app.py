@@ -2,25 +2,32 @@
 
 The bounded rerank. Each candidate has an upper bound on its full cosine. Full vectors are fetched
 in order of that bound, in small blocks, and the fetch stops when the k-th best exact score exceeds
-the next bound: nothing left can enter the answer. Source of the bound: core/sketch.py.
+the next bound: nothing left can enter the answer. Source of the bound: core/sketch.py; of what is
+claimed from it: core/certificate.py.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from nestvec.concurrency import StoreGate
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.budget import Budget
-from nestvec.core.certificate import Certificate
+from nestvec.core.certificate import (
+    Certificate,
+    failure_probability,
+    least_margin,
+    rest_margin,
+)
 from nestvec.core.collection import Collection
 from nestvec.core.errors import BudgetSpent, StoreUnavailable
 from nestvec.core.merge import ranked
-from nestvec.core.ports import RerankAnswer, RerankQuery, VectorStore
-from nestvec.core.scoring import exact_scores, failure_probability
+from nestvec.core.ports import CoarseHits, RerankAnswer, RerankQuery, VectorStore
+from nestvec.core.scoring import exact_scores
+from nestvec.telemetry.logs import logger
 
 # The first block is what would be needed if the k-th best score were this many standard deviations
 # below the k-th best estimate, and the next ones are what is then left. At 200,000 texts that takes
@@ -29,8 +36,12 @@ from nestvec.core.scoring import exact_scores, failure_probability
 _FIRST_BLOCK_SIGMAS = 0.5
 _LARGEST_BLOCK = 64
 _EXHAUSTIVE_BLOCK = 512
+# An exact score so many standard deviations off its estimate is no chance (less than once in 10^8
+# vectors): the codes are not of this vector, and no bound is worth anything.
+_BROKEN_SIGMAS = 6.5
 # A cosine, but for what rounding in the store (int8 most) adds to a vector's length.
 _LARGEST_SCORE = 1.05
+_log = logger()
 
 
 @dataclass(slots=True)
@@ -44,6 +55,7 @@ class _Progress:
     scores: list[Floats] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     corrupt: list[int] = field(default_factory=list)
+    broken: int = 0
 
     def kth_score(self, k: int) -> float:
         """The k-th best exact score so far; -inf while there are fewer."""
@@ -65,8 +77,11 @@ class RerankApp:
     ) -> RerankAnswer:
         """See ports.Reranker."""
         budget = Budget.of(timeout_s, time.monotonic)
+        query = replace(query, candidates=_distinct(query.candidates))
         candidates = query.candidates
         uppers = candidates.estimates + candidates.half_widths
+        # What is not known may be anything.
+        uppers[np.isnan(uppers)] = np.inf
         # A coarse answer comes in this order already; a merged one as well.
         sorted_already = bool((uppers[1:] <= uppers[:-1]).all())
         order = np.arange(len(uppers)) if sorted_already else np.lexsort((candidates.ids, -uppers))
@@ -80,6 +95,14 @@ class RerankApp:
                     raise
                 complete = False
                 break
+        if progress.broken:
+            _log.warning(
+                "rerank.bounds_broken",
+                collection=collection.name,
+                generation=collection.generation,
+                documents=progress.broken,
+                fetched=progress.position,
+            )
         return _answer(query, progress, complete)
 
     def _next_block(self, progress: _Progress, query: RerankQuery) -> int:
@@ -122,6 +145,7 @@ class RerankApp:
         progress.corrupt.extend(int(number) for number in ids[sound][~possible])
         progress.ids.append(ids[sound][possible])
         progress.scores.append(scores[possible])
+        progress.broken += _beyond(query, rows[sound][possible], scores[possible])
         progress.position += block
 
 
@@ -143,7 +167,7 @@ def _answer(query: RerankQuery, progress: _Progress, complete: bool) -> RerankAn
     candidates = query.candidates
     ids = np.concatenate(progress.ids) if progress.ids else np.empty(0, np.int64)
     scores = np.concatenate(progress.scores) if progress.scores else np.empty(0, np.float32)
-    fetched, unseen = progress.position, len(progress.order) - progress.position
+    fetched = progress.position
     if not complete:
         # What was not fetched keeps its estimate: of the same cosine, so the two may be ranked
         # together, and better than dropping what the clock did not allow.
@@ -157,29 +181,56 @@ def _answer(query: RerankQuery, progress: _Progress, complete: bool) -> RerankAn
         if len(ids) <= query.k
         else int(np.searchsorted(-scores, -scores[query.k - 1], side="right"))
     )
-    certificate, at_risk = _certify(query, progress, complete, unseen)
+    certificate, probability = _certify(query, progress, complete)
     return RerankAnswer(
         ids=ids[:kept],
         scores=scores[:kept],
         considered=len(progress.order),
         fetched=fetched,
         certificate=certificate,
-        failure_probability=failure_probability(query.bound_z, at_risk),
+        failure_probability=probability,
         missing=np.array(progress.missing, np.int64),
         corrupt=np.array(progress.corrupt, np.int64),
     )
 
 
-def _certify(
-    query: RerankQuery, progress: _Progress, complete: bool, unseen: int
-) -> tuple[Certificate, int]:
-    """The strongest certificate that holds, and how many bounds it rests on."""
+def _certify(query: RerankQuery, progress: _Progress, complete: bool) -> tuple[Certificate, float]:
+    """The strongest certificate that holds, and the probability that it does not."""
     # First, so that an answer that also lost vectors still says that it holds estimates.
     if not complete:
-        return Certificate.ESTIMATED, 0
-    if progress.missing or progress.corrupt:
-        return Certificate.NONE, 0
-    rest = query.candidates.rest_upper_bound
-    if rest is not None and (rest == -np.inf or progress.kth_score(query.k) > rest):
-        return Certificate.COLLECTION, unseen + query.candidates.rest_count
-    return Certificate.WITHIN_CANDIDATES, unseen
+        return Certificate.ESTIMATED, 0.0
+    if progress.missing or progress.corrupt or progress.broken:
+        return Certificate.NONE, 0.0
+    hits, z, kth = query.candidates, query.bound_z, progress.kth_score(query.k)
+    unseen = progress.order[progress.position :]
+    margin = least_margin(kth, hits.estimates[unseen], hits.half_widths[unseen], z)
+    rest = hits.rest_upper_bound
+    if rest is not None and (rest == -np.inf or kth > rest):
+        margin = min(margin, rest_margin(kth, rest, hits.rest_half_width, z))
+        matching = len(progress.order) + hits.rest_count
+        return Certificate.COLLECTION, failure_probability(margin, min(query.k, matching))
+    # Which documents are candidates was decided by bounds of the same draw: it may be any of them.
+    return Certificate.WITHIN_CANDIDATES, failure_probability(margin, len(progress.order))
+
+
+def _beyond(query: RerankQuery, rows: np.ndarray, scores: Floats) -> int:
+    """How many exact scores are too far from their estimates. rows: of the candidates."""
+    widths = query.candidates.half_widths[rows] * max(1.0, _BROKEN_SIGMAS / query.bound_z)
+    # Not the negation: NaN is no estimate either.
+    within = np.abs(scores - query.candidates.estimates[rows]) <= widths
+    return int(np.count_nonzero(~within))
+
+
+def _distinct(hits: CoarseHits) -> CoarseHits:
+    """Each document once: one that counted twice would make the k-th score too high."""
+    ids = np.sort(hits.ids)
+    if not (ids[1:] == ids[:-1]).any():
+        return hits
+    _, first = np.unique(hits.ids, return_index=True)
+    first = np.sort(first)
+    return replace(
+        hits,
+        ids=hits.ids[first],
+        estimates=hits.estimates[first],
+        half_widths=hits.half_widths[first],
+    )

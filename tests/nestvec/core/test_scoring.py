@@ -1,7 +1,6 @@
-"""Exact scores are exact, one row at a time, and a bound's z is an honest probability."""
+"""Exact scores are exact, one row at a time."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nestvec.core.arrays import Floats
-from nestvec.core.scoring import exact_scores, exact_top, failure_probability, tail_probability
+from nestvec.core.scoring import exact_scores, exact_top
 from tests.nestvec.core.synthetic import mrl_like
 
 # Quarters: sums are exact in float32, whatever their order, and ties are many.
@@ -108,39 +107,3 @@ def test_the_top_is_scored_in_float32_whatever_the_store_keeps(dtype: type) -> N
 def test_the_top_of_nothing_is_nothing() -> None:
     rows, scores = exact_top(np.ones(3, np.float32), np.empty((0, 3), np.float32), 10)
     assert (rows.shape, scores.shape, scores.dtype) == ((0,), (0,), np.dtype(np.float32))
-
-
-# --- probabilities --------------------------------------------------------------------------------
-
-
-@given(st.floats(-4, 4))
-def test_the_tail_is_that_of_a_standard_normal(z: float) -> None:
-    assert tail_probability(z) == pytest.approx(1.0 - NormalDist().cdf(z), abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("z", "probability"),
-    [(0.0, 0.5), (1.0, 0.158655254), (3.0, 1.349898e-3), (5.0, 2.866516e-7), (math.inf, 0.0)],
-)
-def test_tails_agree_with_the_printed_tables(z: float, probability: float) -> None:
-    assert tail_probability(z) == pytest.approx(probability, rel=1e-6)
-
-
-@given(z=st.floats(-2, 8), unseen=st.integers(0, 10**9))
-def test_failure_is_the_union_bound_and_stays_a_probability(z: float, unseen: int) -> None:
-    probability = failure_probability(z, unseen)
-    assert 0.0 <= probability <= 1.0
-    assert probability == min(1.0, unseen * tail_probability(z))
-    # No weaker than the chance for independent documents, which it must bound from above.
-    independent = -math.expm1(unseen * math.log1p(-tail_probability(z)))
-    assert probability >= independent * (1 - 1e-9)
-
-
-@given(z=st.floats(0, 6), unseen=st.integers(1, 10**6))
-def test_more_documents_or_tighter_bounds_fail_more(z: float, unseen: int) -> None:
-    assert failure_probability(z, unseen + 1) >= failure_probability(z, unseen)
-    assert failure_probability(z, unseen) >= failure_probability(z + 0.5, unseen)
-
-
-def test_nothing_unseen_cannot_fail() -> None:
-    assert failure_probability(0.0, 0) == 0.0

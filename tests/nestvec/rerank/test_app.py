@@ -14,12 +14,12 @@ from nestvec.adapters.memory_index import NumpyFactory
 from nestvec.coarse.segment import CoarseRows
 from nestvec.coarse.tier import Tier
 from nestvec.core.arrays import Floats, Ids
-from nestvec.core.certificate import Certificate
+from nestvec.core.certificate import Certificate, failure_probability
 from nestvec.core.codec import VectorDtype
 from nestvec.core.collection import Collection
 from nestvec.core.errors import BudgetSpent, StoreUnavailable
 from nestvec.core.ports import CoarseHits, RerankAnswer, RerankQuery
-from nestvec.core.scoring import exact_scores, failure_probability
+from nestvec.core.scoring import exact_scores
 from nestvec.rerank import app as app_module
 from nestvec.rerank.app import RerankApp
 from tests.nestvec.core.synthetic import mrl_like, unit
@@ -259,20 +259,91 @@ def test_a_certified_collection_has_nothing_better_outside(seed: int, count: int
     asyncio.run(check())
 
 
-async def test_the_failure_probability_counts_the_bounds_relied_on() -> None:
+async def test_the_failure_probability_is_that_of_the_least_margin() -> None:
     vectors = mrl_like(500, 64, seed=12, decay=0.7)
     corpus = await Corpus.of(vectors)
     query = near(vectors, 1, seed=13)
     hits = corpus.candidates(query, 400)
     within = await corpus.rerank(query, 10, replace(hits, rest_upper_bound=None))
-    unseen = 400 - within.fetched
-    assert unseen > 0
-    assert within.failure_probability == failure_probability(Z, unseen)
-    whole = await corpus.rerank(query, 10, replace(hits, rest_upper_bound=-0.9, rest_count=100))
-    assert whole.failure_probability == failure_probability(Z, unseen + 100)
-    exhaustive = await corpus.rerank(query, 10, hits, exhaustive=True)
+    kth, unseen = float(within.scores[9]), slice(within.fetched, None)
+    margin = float(Z * ((kth - hits.estimates[unseen]) / hits.half_widths[unseen]).min())
+    assert margin >= Z
+    assert within.failure_probability == pytest.approx(failure_probability(margin, 400), rel=1e-4)
+    far = replace(hits, rest_upper_bound=-0.9, rest_count=100, rest_half_width=0.1)
+    whole = await corpus.rerank(query, 10, far)
+    assert whole.certificate is Certificate.COLLECTION
+    assert whole.failure_probability == pytest.approx(failure_probability(margin, 10), rel=1e-4)
+    near_by = replace(far, rest_upper_bound=float(np.nextafter(np.float32(kth), np.float32(-2))))
+    whole = await corpus.rerank(query, 10, near_by)
+    assert whole.failure_probability == pytest.approx(failure_probability(Z, 10), rel=1e-3)
+    unknown = await corpus.rerank(query, 10, replace(far, rest_half_width=0.0))
+    assert unknown.failure_probability == failure_probability(Z, 10), "no more than what was asked"
+    exhaustive = await corpus.rerank(
+        query, 10, replace(hits, rest_upper_bound=None), exhaustive=True
+    )
     assert exhaustive.certificate is Certificate.WITHIN_CANDIDATES
     assert exhaustive.failure_probability == 0.0, "no bound was relied on"
+
+
+async def test_fewer_standard_deviations_are_stated_as_more_failures() -> None:
+    vectors = mrl_like(500, 64, seed=12, decay=0.7)
+    corpus = await Corpus.of(vectors)
+    query = near(vectors, 1, seed=13)
+    stated, fetched = [], []
+    for z in (2.0, 3.0, 5.0):
+        (hits,), _, _ = corpus.tier.search(query[None, :], 500, z)
+        app = RerankApp(corpus.store)
+        answer = await app.rerank(corpus.collection, RerankQuery(query, hits, 10, z), PATIENT_S)
+        assert answer.certificate is Certificate.COLLECTION
+        assert 0.0 < answer.failure_probability <= failure_probability(z, 10)
+        stated.append(answer.failure_probability)
+        fetched.append(answer.fetched)
+    assert stated == sorted(stated, reverse=True)
+    assert fetched == sorted(fetched)
+
+
+async def test_a_document_that_is_named_twice_counts_once() -> None:
+    """Its second score would lift the k-th above what is still to be fetched."""
+    vectors = mrl_like(200, 64, seed=14, decay=0.7)
+    corpus = await Corpus.of(vectors)
+    query = near(vectors, 1, seed=15)
+    hits = corpus.candidates(query, 200)
+    twice = np.repeat(np.arange(200), 2)
+    doubled = replace(
+        hits,
+        ids=hits.ids[twice],
+        estimates=hits.estimates[twice],
+        half_widths=hits.half_widths[twice],
+    )
+    assert pairs(await corpus.rerank(query, 10, doubled)) == pairs(
+        await corpus.rerank(query, 10, hits)
+    )
+
+
+async def test_a_bound_that_is_no_number_hides_nothing() -> None:
+    vectors = mrl_like(200, 64, seed=16, decay=0.7)
+    corpus = await Corpus.of(vectors)
+    query = near(vectors, 1, seed=17)
+    hits = corpus.candidates(query, 200)
+    estimates = hits.estimates.copy()
+    estimates[[0, 150]] = np.nan
+    answer = await corpus.rerank(query, 10, replace(hits, estimates=estimates))
+    assert pairs(answer) == best_with_ties(corpus.truth(query, hits.ids), 10)
+    assert answer.certificate is Certificate.NONE, "and nothing is said of what was left out"
+
+
+async def test_codes_that_are_not_of_their_vectors_certify_nothing() -> None:
+    """A vector far outside its bounds is no chance: whatever made them may have spoilt others."""
+    vectors = mrl_like(200, 64, seed=18, decay=0.7)
+    corpus = await Corpus.of(vectors)
+    query = near(vectors, 1, seed=19)
+    hits = corpus.candidates(query, 200)
+    estimates = hits.estimates.copy()
+    estimates[0] += 0.5
+    answer = await corpus.rerank(query, 10, replace(hits, estimates=estimates))
+    assert pairs(answer) == best_with_ties(corpus.truth(query, hits.ids), 10)
+    assert answer.certificate is Certificate.NONE
+    assert answer.failure_probability == 0.0
 
 
 # --- what is lost on the way ----------------------------------------------------------------------
