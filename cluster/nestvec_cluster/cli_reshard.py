@@ -102,7 +102,7 @@ async def _steps(
     return Resharding(
         deployment.registry,
         collection,
-        StoredCatalogue(store).refresh,
+        StoredCatalogue(store).generations,
         start,
         deployment.stop_layout,
         TTL_HEARTBEATS * topology.timeouts.heartbeat_s,
@@ -115,8 +115,12 @@ async def _move(steps: Resharding, collection: str, shards: int, timeout_s: floa
 
     now = await steps.assignment()
     pool = now.current.pool if collection == EVERY_COLLECTION else collection
-    if now.previous == Layout(pool, shards):
+    wanted = Layout(pool, shards)
+    if now.previous == wanted:
         await steps.roll_back()  # it was filled, and is kept up to date
+        return
+    if now.left == wanted:
+        await steps.switch()  # as above
         return
     if now.previous is not None and now.current.shards == shards:
         return  # an earlier run of this command got as far
@@ -144,6 +148,9 @@ async def _move(steps: Resharding, collection: str, shards: int, timeout_s: floa
 
 
 def _kept(assignment: Assignment) -> str:
+    if assignment.left is not None:
+        again = f"`nestvec reshard` to {assignment.left.shards} shards asks it again"
+        return f"; {assignment.left} is kept up to date until --finish ({again})"
     if assignment.previous is None:
         return ""
     return f"; {assignment.previous} is kept up to date until --finish (--rollback goes to it)"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from nestvec.core.errors import ConfigError
+from nestvec_cluster.local_store import store_url
 from nestvec_cluster.ray_cluster import LOOPBACK
 from nestvec_cluster.topology import Topology
 
@@ -36,6 +38,48 @@ def require_room(wanted: Sequence[tuple[str, dict[str, float]]]) -> None:
             if not free or free[-1] < piece - 1e-9:
                 raise ConfigError(_no_room(name, unit, pieces, have, wanted))
             free[-1] -= piece
+
+
+def require_store_in_reach(topology: Topology, addresses: Iterable[str]) -> None:
+    """That no node stands on another machine while the store listens on this one's loopback only:
+    processes there would never find it. addresses: of the nodes. Raises ConfigError.
+    """
+    url = store_url(topology)
+    if not _is_loopback(url):
+        return
+    elsewhere = sorted({one for one in addresses if not _is_here(one)})
+    if elsewhere:
+        raise ConfigError(
+            f"Ray has nodes on other machines ({', '.join(elsewhere)}), which cannot reach the "
+            f"store at {_named(url)}; give store.url an address that every node reaches, or join "
+            f"a Ray that is on this machine only"
+        )
+
+
+def _is_loopback(url: str) -> bool:
+    """Of several hosts (Sentinels), all of them."""
+    parts = urlsplit(url)
+    if parts.scheme.startswith("unix"):
+        return True
+    hosts = [urlsplit(f"//{one}").hostname or "" for one in parts.netloc.split("@")[-1].split(",")]
+    return all(one == "localhost" or one == "::1" or one.startswith("127.") for one in hosts)
+
+
+def _named(url: str) -> str:
+    """Without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _is_here(address: str) -> bool:
+    """Only a machine's own addresses can be listened on."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+        return True
 
 
 def _no_room(

@@ -7,8 +7,9 @@ before goes on following the log, so going back is one step as well, until it is
 
     begin     current A, coming B                      B is filled beside it
     switch    current B, previous A                    one compare-and-set in the registry
-    back      current A, previous B                    the same, at any time before the end
     finish    current B                                the workers of A may go
+    back      current A, left B                        as `switch`, at any time before the end;
+                                                       `switch` again, or `finish`, follows
 
 Each step may be repeated after a crash of whoever takes it: what was done is seen in the registry.
 """
@@ -127,17 +128,21 @@ class Resharding:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def switch(self) -> Assignment:
-        """Have front ends ask the layout that was filled. Raises ConfigError where there is none,
-        or one of its shards has nobody to answer.
+        """Have front ends ask the layout that was filled, or the one that was left. Raises
+        ConfigError where there is none, or one of its shards has nobody to answer.
         """
         view = await self._registry.view()
         assignment = self._in(view)
-        if assignment.coming is None:
+        wanted = assignment.coming or assignment.left
+        if wanted is None:
             raise ConfigError(f"{self._named()} is not being moved; begin with a number of shards")
-        return await self._switch(view, assignment, assignment.coming)
+        await self._require_filled(view, wanted)
+        return await self._become(assignment, Assignment(wanted, previous=assignment.current))
 
     async def roll_back(self) -> Assignment:
-        """Back to the layout before, at once; or, before the switch, give the new one up."""
+        """Back to the layout before, at once; or, before the switch, give the new one up. Raises
+        ConfigError where there is no way back, and where it was gone already.
+        """
         view = await self._registry.view()
         assignment = self._in(view)
         if assignment.coming is not None:
@@ -145,30 +150,40 @@ class Resharding:
             await self._change(assignment, after)
             await self._give_up_unused(assignment.coming)
             return after
+        if assignment.left is not None:
+            raise ConfigError(
+                f"{self._named()} was gone back from {assignment.left} to {assignment.current} "
+                f"already; ask {assignment.left.shards} shards again to undo that, or give that "
+                f"layout up (--finish)"
+            )
         if assignment.previous is None:
             await self._give_up_unused()
             raise ConfigError(
                 f"{self._named()} has no layout to go back to: it was not moved, or the move is "
                 f"finished; move it again"
             )
-        return await self._switch(view, assignment, assignment.previous)
+        await self._require_filled(view, assignment.previous)
+        return await self._become(
+            assignment, Assignment(assignment.previous, left=assignment.current)
+        )
 
     async def finish(self) -> Assignment:
-        """Give up the layout before. Raises ConfigError while another one is being filled."""
+        """Give up the layout that is not asked. Raises ConfigError while one is being filled."""
         assignment = await self.assignment()
         if assignment.coming is not None:
             raise ConfigError(
                 f"{self._named()} still asks {assignment.current}; switch to {assignment.coming} "
                 f"first, or go back"
             )
-        if assignment.previous is None:
+        unasked = assignment.previous or assignment.left
+        if unasked is None:
             await self._give_up_unused()
             return assignment
-        # A front end that has not seen the switch yet asks the layout before.
+        # A front end that has not seen the switch yet asks the other layout.
         await asyncio.sleep(self._notice_s)
         after = Assignment(assignment.current)
         await self._change(assignment, after)
-        await self._give_up_unused(assignment.previous)
+        await self._give_up_unused(unasked)
         return after
 
     def states(
@@ -180,9 +195,7 @@ class Resharding:
 
     # --- how ------------------------------------------------------------------------------------
 
-    async def _switch(
-        self, view: ClusterView, assignment: Assignment, wanted: Layout
-    ) -> Assignment:
+    async def _require_filled(self, view: ClusterView, wanted: Layout) -> None:
         states = self.states(view, wanted, await self._moving(view))
         empty = [one.shard for one in states if not one.ready]
         if empty:
@@ -190,8 +203,9 @@ class Resharding:
                 f"shard {empty[0]} of {wanted} has no replica that is ready for {self._named()}; "
                 f"wait until it is filled, or see `nestvec status`"
             )
-        after = Assignment(wanted, previous=assignment.current)
-        await self._change(assignment, after)
+
+    async def _become(self, before: Assignment, after: Assignment) -> Assignment:
+        await self._change(before, after)
         return after
 
     async def _give_up_unused(self, layout: Layout | None = None) -> None:
@@ -238,12 +252,14 @@ class Resharding:
         await self._registry.assign(self._name, own, None if back else after)
 
     def _require_free(self, assignment: Assignment, wanted: Layout) -> None:
-        if assignment.previous is not None or assignment.coming not in (None, wanted):
+        kept = assignment.previous or assignment.left
+        if kept is not None or assignment.coming not in (None, wanted):
             way = "is being moved to" if assignment.coming else "was moved from"
+            back = "" if assignment.left else ", or go back (--rollback),"
             raise ConfigError(
-                f"{self._named()} {way} {assignment.coming or assignment.previous} (pool/shards), "
-                f"and is held by {assignment.current}; finish that (--finish), or go back "
-                f"(--rollback), before another number of shards"
+                f"{self._named()} {way} {assignment.coming or kept} (pool/shards), and is held by "
+                f"{assignment.current}; finish that (--finish){back} before another number of "
+                f"shards"
             )
         if wanted == assignment.current:
             raise ConfigError(f"{self._named()} has {wanted.shards} shards already; nothing to do")

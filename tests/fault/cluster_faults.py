@@ -23,7 +23,7 @@ from nestvec.client import IngestDocument, NestvecClient
 from nestvec.core.errors import NestvecError
 from nestvec.core.members import ClusterView, Member, MemberRole, MemberState
 from nestvec_cluster import supervisor
-from nestvec_cluster.pieces import all_groups, base_settings
+from nestvec_cluster.pieces import all_groups, base_settings, encoder_plan
 from nestvec_cluster.processes import Identity, with_descendants
 from tests.support.listeners import listener
 from tests.support.ray_cluster import RaySession
@@ -36,10 +36,12 @@ Fault = Callable[["Cluster"], AbstractContextManager[list[str]]]
 
 @dataclass
 class Cluster:
-    """What runs. nodes: raylets beside the head's, newest last. stack: ends what faults start."""
+    """What runs. pool: of the coarse workers. nodes: raylets beside the head's, newest last. stack:
+    ends what faults start.
+    """
 
     session: RaySession
-    collection: str
+    pool: str
     nodes: list[list[Identity]] = field(default_factory=list)
     stack: ExitStack = field(default_factory=ExitStack)
 
@@ -54,8 +56,13 @@ class Cluster:
         return [f"127.0.0.1:{section.port_of(number)}" for number in range(section.count)]
 
     @property
+    def writing(self) -> str:
+        """The address for writes."""
+        return f"127.0.0.1:{self.session.topology.ingest.port}"
+
+    @property
     def slots(self) -> list[str]:
-        """Of all processes that should run."""
+        """Of all processes that should run, but for encoders: their scaler names those."""
         return [one.slot for group in all_groups(self.session.topology) for one in group.pieces]
 
     def view(self) -> ClusterView:
@@ -81,9 +88,13 @@ class Cluster:
         """By slot."""
         return {one.name: one.incarnation for one in self.view().members}
 
-    def healed(self, gone: dict[str, int]) -> bool:
-        """Whether all slots are ready and nothing waits to be indexed. gone: incarnations that have
-        to have been succeeded by others.
+    def encoders(self) -> list[Member]:
+        """Those that are asked now."""
+        return [one for one in self.view().of_role(MemberRole.ENCODER) if one.is_ready]
+
+    def healed(self, gone: dict[str, int], lag: int = 0) -> bool:
+        """Whether all slots and enough encoders are ready and no more than `lag` documents wait to
+        be indexed anywhere. gone: incarnations that have to have been succeeded by others.
         """
         state = self.session.state
         if state.phase != "running" or not all(
@@ -92,13 +103,17 @@ class Cluster:
             return False
         try:
             members = {one.name: one for one in self.view().members}
+            encoders = [one for one in self.encoders() if one.incarnation != gone.get(one.name)]
         except NestvecError:
+            return False
+        plan = encoder_plan(self.session.topology)
+        if plan is not None and len(encoders) < plan.minimum:
             return False
         return all(
             (member := members.get(slot)) is not None
             and member.state is MemberState.READY
             and member.incarnation != gone.get(slot)
-            and member.facts.lag == 0
+            and member.facts.lag <= lag
             for slot in self.slots
         )
 
@@ -110,20 +125,19 @@ class Cluster:
             members = [str(error)]
         return f"{self.session.state}; members: {', '.join(members)}"
 
-    def write_again(self, document: IngestDocument) -> None:
+    def write_again(self, collection: str, document: IngestDocument) -> None:
         """A document that is there already, as it is: writing works, and no answer changes."""
-        address = f"127.0.0.1:{self.session.topology.ingest.port}"
-        with NestvecClient(address, timeout_s=30, wait_for_ready=True) as client:
-            report = client.index(self.collection, [document])
+        with NestvecClient(self.writing, timeout_s=30, wait_for_ready=True) as client:
+            report = client.index(collection, [document])
         assert (report.indexed, report.failed) == (1, 0)
 
 
 @contextmanager
-def started(session: RaySession, collection: str) -> Iterator[Cluster]:
+def started(session: RaySession, pool: str) -> Iterator[Cluster]:
     """Of two nodes, as `nestvec up` starts it; every shard's replicas stand on different ones."""
     supervisor.ensure_supervisor(session.file, session.topology)
     with ExitStack() as stack:
-        cluster = Cluster(session, collection, stack=stack)
+        cluster = Cluster(session, pool, stack=stack)
         cluster.add_node()
         ran = session.run("up")
         assert ran.code == 0, ran.err
@@ -171,6 +185,14 @@ def kill_query_front_end(cluster: Cluster) -> AbstractContextManager[list[str]]:
 def kill_ingest(cluster: Cluster) -> AbstractContextManager[list[str]]:
     """Kill -9 of the only one: nobody writes until it is back."""
     return _killed(cluster, "ingest/0")
+
+
+@contextmanager
+def kill_encoder_replica(cluster: Cluster) -> Iterator[list[str]]:
+    """Kill -9 of one of two; no front end keeps vectors, so each query needs the other one."""
+    (slot, *_) = sorted(one.name for one in cluster.encoders())
+    with _killed(cluster, slot) as slots:
+        yield slots
 
 
 def kill_whole_shard(cluster: Cluster) -> AbstractContextManager[list[str]]:
@@ -258,13 +280,15 @@ def _filtered(cluster: Cluster, *rules: str) -> Iterator[list[str]]:
 
 
 def _coarse(cluster: Cluster, shard: int, replica: int) -> str:
-    return f"{cluster.collection}/{SHARDS}-{shard}.{replica}"
+    return f"{cluster.pool}/{SHARDS}-{shard}.{replica}"
 
 
 def _kept_on(cluster: Cluster, raylet: list[Identity]) -> list[str]:
     """Slots of the processes that a node's raylet has started."""
     pids = {one.pid for one in with_descendants(raylet)}
-    return [slot for slot in cluster.slots if cluster.process(slot).pid in pids]
+    encoders = [one.name for one in cluster.encoders()]
+    slots = [*cluster.slots, *encoders]
+    return [slot for slot in slots if cluster.process(slot).pid in pids]
 
 
 def _port(member: Member) -> int:

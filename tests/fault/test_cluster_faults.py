@@ -1,7 +1,9 @@
-"""A cluster that answers a steady load while its parts are killed, stopped and cut off.
+"""A cluster that answers a steady load, and takes writes, while its parts are killed, stopped and
+cut off.
 
-No request fails while a replica of each shard lives, no answer claims what is not so, and all comes
-back without a human. `make soak` runs every fault, with longer windows.
+No request fails while a replica of each shard lives, no answer claims what is not so, no
+acknowledged write is lost or undone, and all comes back without a human. `make soak` runs every
+fault, with longer windows.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ import pytest
 
 from nestvec.client import IngestDocument, NestvecClient
 from nestvec.core.errors import BelowCoverage, LeaseLost, StoreUnavailable, WorkerUnavailable
+from nestvec.core.members import EVERY_COLLECTION
+from nestvec_cluster.topology import DEFAULT_POOL
 from tests.fault import cluster_faults as faults
 from tests.fault import cluster_load
 from tests.fault.cluster_faults import SHARDS, Cluster, Fault
 from tests.fault.cluster_load import OK, Asked, RunningLoad
 from tests.fault.cluster_truth import Truth
+from tests.fault.history import History
+from tests.fault.writing import Writer, problems_of, versions
 from tests.support.long_runs import LONG
 from tests.support.ray_cluster import session
 from tests.support.sentences import sentences
@@ -32,6 +38,8 @@ WINDOW_S = float(os.environ.get("NESTVEC_FAULT_WINDOW_S", "30" if LONG else "5")
 REPORT = os.environ.get("NESTVEC_FAULT_REPORT")
 RATE = 20.0
 COLLECTION = "docs"
+# Written to all the time; beside the other one, of which the truth has to stay the same.
+WRITTEN = "written"
 CLASSES = ("search", "autocomplete", "strict")
 # As `search`, but it would rather fail than answer in coarse order.
 _STRICT = {"coarse_dim": 256, "k": 10, "candidates": 1000, "min_coverage": 0.5, "degrade": False}
@@ -42,6 +50,9 @@ _UNAVAILABLE = {
 # Of a window, for faults that last until they are mended.
 _LASTING = 0.6
 HEAL_S = 90.0
+_WRITE_PAUSE_S = 0.05
+# What the writer may be ahead of the index at any moment.
+_LAG = 100
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300 + 4 * WINDOW_S)]
 
@@ -73,6 +84,7 @@ class Case:
 
 SHORT_CASES = (
     Case(faults.kill_coarse_replica),
+    Case(faults.kill_encoder_replica),
     Case(faults.kill_query_front_end),
     Case(faults.stop_coarse_replica, lasting=True),
     Case(faults.kill_redis, _unavailable_strict),
@@ -94,7 +106,9 @@ CASES = LONG_CASES if LONG else SHORT_CASES
 @dataclass(slots=True)
 class Outcome:
     """One line of the report. partial: answers without a shard. degraded: in coarse order, or
-    without texts. recovered_s: from the kill, or from when a lasting fault was mended.
+    without texts. acknowledged: documents written or deleted; unacknowledged: operations of
+    which the writer was not told what became. recovered_s: from the kill, or from when a lasting
+    fault was mended.
     """
 
     fault: str
@@ -105,6 +119,8 @@ class Outcome:
     partial: int
     degraded: int
     lies: int
+    acknowledged: int
+    unacknowledged: int
     p99_healthy_ms: float
     p99_window_ms: float
     most_ms: float
@@ -120,8 +136,7 @@ class Watched:
         self._documents = [IngestDocument(f"d{n}", text) for n, text in enumerate(texts)]
         self._queries = [f"what {text.lower()}" for text in texts[::15]]
         ids = [one.id for one in self._documents]
-        address = f"127.0.0.1:{cluster.session.topology.ingest.port}"
-        with NestvecClient(address, timeout_s=30) as client:
+        with NestvecClient(cluster.writing, timeout_s=30) as client:
             client.index(COLLECTION, self._documents)
         first = cluster.fronts[0]
         self.truth = Truth.learn(first, COLLECTION, ids, SHARDS, self._queries, CLASSES)
@@ -134,10 +149,14 @@ class Watched:
         time.sleep(WINDOW_S)
         self.healthy = self.load.between(began_s, time.monotonic())
         self.outcomes: list[Outcome] = []
+        self.history = History()
+        self._versions = versions()
 
     def recovered(self, gone: dict[str, int]) -> bool:
         """Whether every slot is ready, and each front end alone answers the truth in full."""
-        return self.cluster.healed(gone) and all(map(self._answers_in_full, self.cluster.fronts))
+        return self.cluster.healed(gone, _LAG) and all(
+            map(self._answers_in_full, self.cluster.fronts)
+        )
 
     def _answers_in_full(self, address: str) -> bool:
         try:
@@ -155,23 +174,47 @@ class Watched:
         """One fault, the time that it lasts, and what comes after. The second: all that is wrong.
         Fails where it does not heal.
         """
-        before = self.cluster.incarnations()
-        began_s = time.monotonic()
-        with case.fault(self.cluster) as slots:
-            if case.lasting:
-                time.sleep(_LASTING * WINDOW_S)
-        # What is killed counts from then on; what lasts, from when it was mended.
-        mended_s = time.monotonic() if case.lasting else began_s
-        gone = {slot: before[slot] for slot in slots}
+        acknowledged = self.history.acknowledged
+        writer = Writer(
+            0,
+            self.cluster.writing,
+            WRITTEN,
+            self.history,
+            len(self.outcomes),
+            self._versions,
+            _WRITE_PAUSE_S,
+        )
+        writer.start()
+        try:
+            before = self.cluster.incarnations()
+            began_s = time.monotonic()
+            with case.fault(self.cluster) as slots:
+                if case.lasting:
+                    time.sleep(_LASTING * WINDOW_S)
+            # What is killed counts from then on; what lasts, from when it was mended.
+            mended_s = time.monotonic() if case.lasting else began_s
+            self._heal({slot: before[slot] for slot in slots}, mended_s)
+            recovered_s = time.monotonic() - mended_s
+            self.cluster.write_again(COLLECTION, self._documents[7])
+            end_s = max(time.monotonic(), began_s + WINDOW_S)
+            time.sleep(max(0.0, end_s - time.monotonic()))
+        finally:
+            writer.stop()
+        outcome, wrong = self._judge(case, began_s, end_s, recovered_s)
+        outcome.acknowledged = self.history.acknowledged - acknowledged
+        outcome.unacknowledged = len(writer.failures)
+        return outcome, wrong + self._undone()
+
+    def _heal(self, gone: dict[str, int], mended_s: float) -> None:
         while not self.recovered(gone):
             left_s = mended_s + HEAL_S - time.monotonic()
             assert left_s > 0, f"not well after {HEAL_S:g} s; {self.cluster.told()}"
             time.sleep(0.2)
-        recovered_s = time.monotonic() - mended_s
-        self.cluster.write_again(self._documents[7])
-        end_s = max(time.monotonic(), began_s + WINDOW_S)
-        time.sleep(end_s - time.monotonic() if end_s > time.monotonic() else 0.0)
-        return self._judge(case, began_s, end_s, recovered_s)
+
+    def _undone(self) -> list[str]:
+        """Of all that was ever acknowledged, what is not as it was."""
+        with NestvecClient(self.cluster.fronts[0], timeout_s=30, wait_for_ready=True) as client:
+            return problems_of(client, WRITTEN, self.history)
 
     def _judge(
         self, case: Case, began_s: float, end_s: float, recovered_s: float
@@ -192,6 +235,8 @@ class Watched:
             len(partial),
             sum(bool(one.degradations) and one.complete for one in good),
             len(lies),
+            0,
+            0,
             p99_ms(self.healthy),
             p99_ms(window),
             round(max(one.ms for one in asked), 1),
@@ -220,13 +265,21 @@ def p99_ms(asked: list[Asked]) -> float:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     pytest.importorskip("ray")
+    shared = {"shards": SHARDS, "replicas": 2}
     sections = {
-        "collections": {COLLECTION: {"shards": SHARDS, "replicas": 2}},
+        "collections": {EVERY_COLLECTION: shared, COLLECTION: {}, WRITTEN: {}},
         "classes": {"strict": _STRICT},
+        # Queries come again and again: kept vectors would hide an encoder that is gone.
+        "encoder": {
+            "in": "cluster",
+            "replicas": {"min": 2, "max": 2},
+            "num_cpus": 0.25,
+            "query_cache_bytes": 0,
+        },
     }
     with (
         session("faults", **sections) as ray_session,
-        faults.started(ray_session, COLLECTION) as cluster,
+        faults.started(ray_session, DEFAULT_POOL) as cluster,
         ExitStack() as stack,
     ):
         found = Watched(cluster, stack, tmp_path_factory.mktemp("faults"))
@@ -250,5 +303,6 @@ def test_a_fault_costs_no_answer_and_heals(
     outcome, wrong = watched.suffers(case)
     record_property("outcome", asdict(outcome))
     assert not wrong, "\n".join([str(outcome), f"{len(wrong)} wrong", *wrong[:20]])
+    assert outcome.acknowledged, "the writer was told of nothing that it wrote"
     if case.partial:
         assert outcome.partial, "no answer was without the shard that was killed"

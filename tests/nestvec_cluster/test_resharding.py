@@ -194,12 +194,23 @@ async def test_going_back_before_the_switch_gives_the_new_one_up(cluster: Cluste
 
 async def test_going_back_after_the_switch_keeps_both(cluster: Cluster) -> None:
     await moved(cluster)
-    assert await cluster.steps().roll_back() == Assignment(_TWO, previous=_THREE)
-    assert await cluster.steps().roll_back() == Assignment(_THREE, previous=_TWO)
-    assert await cluster.steps().roll_back() == Assignment(_TWO, previous=_THREE)
+    assert await cluster.steps().roll_back() == Assignment(_TWO, left=_THREE)
+    assert await cluster.steps().switch() == Assignment(_THREE, previous=_TWO)
+    assert await cluster.steps().roll_back() == Assignment(_TWO, left=_THREE)
     assert cluster.stopped == []
     assert await cluster.steps().finish() == Assignment(_TWO)
     assert cluster.stopped == [_THREE]
+
+
+async def test_nobody_goes_back_twice(cluster: Cluster) -> None:
+    """It would go forward."""
+    await moved(cluster)
+    after = await cluster.steps().roll_back()
+    with pytest.raises(ConfigError, match="was gone back from docs/3 to docs/2 already"):
+        await cluster.steps().roll_back()
+    with pytest.raises(ConfigError, match=r"was moved from docs/3.*\(--finish\) before"):
+        await cluster.steps().begin(4)
+    assert await cluster.stands() == after
 
 
 async def test_nobody_goes_back_to_workers_that_are_gone(cluster: Cluster) -> None:

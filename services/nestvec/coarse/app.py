@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from nestvec.coarse.follower import Follower
+from nestvec.coarse.inspect import inspect_tier
 from nestvec.coarse.opening import Opener
 from nestvec.coarse.saving import Saver
 from nestvec.coarse.served import Served
 from nestvec.coarse.snapshot import ShardSnapshots
-from nestvec.coarse.stored_rows import RowSource
+from nestvec.coarse.stored_rows import RowSource, decoded
 from nestvec.coarse.tier import Tier
 from nestvec.coarse.upkeep import keep_up
 from nestvec.coarse.verify import Verifier
@@ -21,6 +24,7 @@ from nestvec.concurrency import BoundedExecutor
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest, NestvecError, NotFound, WorkerUnavailable
+from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.placement import partitions_of
 from nestvec.core.ports import (
     CoarseAnswer,
@@ -33,9 +37,12 @@ from nestvec.core.ports import (
 )
 from nestvec.core.watermark import Watermark
 
+_Key = tuple[str, int]
 # Rows times dimensions: about 0.3 ms of a 4-bit scan on one core.
 _INLINE_SCAN = 200_000 * 128
 _INLINE_SCAN_ALONE = 250_000 * 256
+# Of which every row is bounded: some 2 ms.
+_INLINE_BOUNDED = 10_000 * 256
 
 
 class CoarseApp:
@@ -68,11 +75,12 @@ class CoarseApp:
         self._shard, self._shards = shard, shards
         self._load_batch = load_batch
         self._poll_s = poll_s
-        self._served: dict[str, Served] = {}
-        self._followers: dict[str, Follower] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        # By name and generation: while a collection moves to another model there are two.
+        self._served: dict[_Key, Served] = {}
+        self._followers: dict[_Key, Follower] = {}
+        self._opening: dict[_Key, asyncio.Lock] = {}
         # What is being opened, and whether it was dropped meanwhile.
-        self._dropped: dict[tuple[str, int], bool] = {}
+        self._dropped: dict[_Key, bool] = {}
         self._search_threads = BoundedExecutor("coarse-search", threads, waiting)
         # Apart from searching, so that a long merge never holds a search's thread; and apart from
         # each other, so that it never holds a write's.
@@ -99,7 +107,14 @@ class CoarseApp:
         if tier is None:
             raise self._no_tier(served.collection, query.coarse_dim)
         _check(query, served.collection)
-        search = partial(tier.search, query.queries, query.count, query.bound_z, query.filter)
+        search = partial(
+            tier.search,
+            query.queries,
+            query.count,
+            query.bound_z,
+            query.filter,
+            query.certified_k,
+        )
         if _runs_inline(query, tier) and self._search_threads.idle:
             hits, documents, matching = search()
         else:
@@ -107,17 +122,18 @@ class CoarseApp:
         return CoarseAnswer(hits, documents, matching)
 
     def _get(self, name: str, generation: int) -> Served:
-        served = self._served.get(name)
-        if served is None:
+        served = self._served.get((name, generation))
+        if served is not None:
+            return served
+        others = sorted(number for known, number in self._served if known == name)
+        if not others:
             raise NotFound("collection", name, f"shard {self._shard} does not serve it")
-        if served.collection.generation != generation:
-            raise NotFound(
-                "collection",
-                name,
-                f"shard {self._shard} serves its generation {served.collection.generation}, "
-                f"not {generation}",
-            )
-        return served
+        raise NotFound(
+            "collection",
+            name,
+            f"shard {self._shard} serves its generation {' and '.join(map(str, others))}, "
+            f"not {generation}",
+        )
 
     def _no_tier(self, collection: Collection, dim: int) -> NotFound:
         """Raises where it can never be served. Otherwise what the caller knows of the collection,
@@ -160,9 +176,11 @@ class CoarseApp:
 
     async def open(self, collection: Collection) -> int:
         """See ports.CoarseSearcher."""
-        lock = self._opening.setdefault(collection.name, asyncio.Lock())
+        key = collection.name, collection.generation
+        lock = self._opening.setdefault(key, asyncio.Lock())
         async with lock:
-            served = self._served.get(collection.name)
+            await self._release_dropped(collection)
+            served = self._served.get(key)
             if served is not None and served.collection == collection:
                 return served.documents
             if served is not None and replace(collection, tiers=served.collection.tiers) == (
@@ -173,6 +191,15 @@ class CoarseApp:
             if served is not None:
                 await self._release(served, _replaced(collection))
             return await self._open_new(collection)
+
+    async def _release_dropped(self, collection: Collection) -> None:
+        """Other generations of its name that the catalogue no longer has: nobody said so here."""
+        for name, generation in list(self._served):
+            if name != collection.name or generation == collection.generation:
+                continue
+            served = self._served[name, generation]
+            if not await self._store.lists(served.collection) and served in self.held():
+                await self._release(served, _replaced(collection))
 
     async def _open_new(self, collection: Collection) -> int:
         """The lock is held."""
@@ -192,8 +219,8 @@ class CoarseApp:
             del self._dropped[key]
 
     def _serve(self, served: Served, follower: Follower) -> None:
-        name = served.collection.name
-        self._served[name], self._followers[name] = served, follower
+        key = served.collection.name, served.collection.generation
+        self._served[key], self._followers[key] = served, follower
         served.touch()
         served.tasks = [
             asyncio.create_task(follower.run()),
@@ -203,8 +230,8 @@ class CoarseApp:
 
     async def _release(self, served: Served, reason: NestvecError) -> None:
         """Stop serving it. reason: for whoever waits for something of it."""
-        name = served.collection.name
-        del self._served[name], self._followers[name]
+        key = served.collection.name, served.collection.generation
+        del self._served[key], self._followers[key]
         served.progress.end(reason)
         # Whoever waits for it to settle is told that it is gone.
         served.settled.set()
@@ -216,20 +243,20 @@ class CoarseApp:
         """See ports.CoarseSearcher. Its snapshots are deleted."""
         if (name, generation) in self._dropped:
             self._dropped[name, generation] = True
-        served = self._served.get(name)
-        if served is not None and served.collection.generation == generation:
+        served = self._served.get((name, generation))
+        if served is not None:
             await self._release(served, NotFound("collection", name, "it was dropped"))
         await self._saver.forget(name, generation)
 
     async def release(self, name: str, generation: int) -> None:
         """Serve it no longer; its snapshots stay. Safe to repeat."""
-        served = self._served.get(name)
-        if served is not None and served.collection.generation == generation:
+        served = self._served.get((name, generation))
+        if served is not None:
             gone = NotFound("collection", name, f"shard {self._shard} no longer serves it")
             await self._release(served, gone)
 
     def held(self) -> list[Served]:
-        """Every collection as it is served now."""
+        """Every generation of every collection as it is served now."""
         return list(self._served.values())
 
     # --- looking after it -----------------------------------------------------------------------
@@ -259,9 +286,20 @@ class CoarseApp:
     async def verify(self, collection: Collection, repair: bool, sample: int) -> ShardVerification:
         """See ports.CoarseSearcher."""
         served = self._get(collection.name, collection.generation)
-        follower = self._followers[collection.name]
+        follower = self._followers[collection.name, collection.generation]
         verifier = Verifier(served, self._store, self._rows, follower, self._write_threads)
         return await verifier.run(repair, sample)
+
+    async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
+        """See ports.CoarseSearcher. Apart from searching: nobody waits for it."""
+        served = self._get(collection.name, collection.generation)
+        tier = served.tiers.get(request.coarse_dim)
+        if tier is None:
+            raise self._no_tier(served.collection, request.coarse_dim)
+        stored = await self._rows.read(served.collection, np.unique(request.ids))
+        rows, _ = decoded(served.collection, stored, tier.dim)
+        work = partial(inspect_tier, tier, request, rows, served.table)
+        return await self._write_threads.run("inspect", None, work)
 
     async def close(self) -> None:
         """Save what changed, then stop following, upkeep and threads."""
@@ -295,7 +333,8 @@ def _runs_inline(query: CoarseQuery, tier: Tier) -> bool:
         return False
     if query.bound_z is None:
         return tier.scan_size <= _INLINE_SCAN
-    return query.alone and tier.scan_size <= _INLINE_SCAN_ALONE
+    most = _INLINE_BOUNDED if query.certified_k else _INLINE_SCAN_ALONE
+    return query.alone and tier.scan_size <= most
 
 
 def _check(query: CoarseQuery, collection: Collection) -> None:
@@ -305,3 +344,5 @@ def _check(query: CoarseQuery, collection: Collection) -> None:
         )
     if query.count < 1:
         raise InvalidRequest("count", f"{query.count}, expected 1 or more")
+    if query.certified_k < 0:
+        raise InvalidRequest("certified_k", f"{query.certified_k}, expected 0 or more")

@@ -23,6 +23,7 @@ from nestvec.membership.measures import Load, resident_bytes
 from nestvec.membership.watch import Watch
 from nestvec.telemetry.logs import logger
 
+_Key = tuple[str, int]
 # Each reads snapshots or the store with several threads.
 _OPENED_AT_ONCE = 2
 _AFTER_FAILURE_S = 2.0
@@ -30,7 +31,7 @@ _log = logger()
 
 
 class Holdings:
-    """Of one worker. read: what the catalogue lists, without what is only being restored."""
+    """Of one worker. read: every generation of the catalogue, without what is being restored."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Holdings:
         self._place = place
         self._heartbeat_s = heartbeat_s
         self._load = load
-        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._opening: dict[_Key, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(_OPENED_AT_ONCE)
         self._poked = asyncio.Event()
         # Everything that was wanted at the last look is served.
@@ -123,19 +124,18 @@ class Holdings:
 
     async def _look(self, view: ClusterView) -> None:
         # Before the catalogue is read: what an administrator opens meanwhile is not in it yet.
-        before = {one.collection.name: one.collection for one in self._app.held()}
-        listed = {one.name: one for one in await self._read()}
-        for name, held in before.items():
-            current = listed.get(name)
-            if current is None or current.generation != held.generation:
-                await self._app.drop(name, held.generation)
+        before = {_key(one.collection): one.collection for one in self._app.held()}
+        listed = {_key(one): one for one in await self._read()}
+        for name, generation in before:
+            if (name, generation) not in listed:
+                await self._app.drop(name, generation)
             elif self._assigned(view, name) is False:
                 _log.info("collection.moved_away", collection=name, layout=str(self._place.layout))
-                await self._app.release(name, held.generation)
+                await self._app.release(name, generation)
         wanted = [one for one in listed.values() if self._assigned(view, one.name)]
-        self._opening = {name: task for name, task in self._opening.items() if not task.done()}
+        self._opening = {key: task for key, task in self._opening.items() if not task.done()}
         for collection in wanted:
-            self._open(collection, before.get(collection.name))
+            self._open(collection, before.get(_key(collection)))
         if not self._opening and not self._poked.is_set():
             self._complete.set()
 
@@ -146,14 +146,14 @@ class Holdings:
 
     def _open(self, collection: Collection, before: Collection | None) -> None:
         """Unless it is open. before: what was served of it before the catalogue was read."""
-        name = collection.name
+        key = _key(collection)
         now = next(
-            (one.collection for one in self._app.held() if one.collection.name == name), None
+            (one.collection for one in self._app.held() if _key(one.collection) == key), None
         )
         # Where it has changed since, somebody else has opened a later one than was read.
-        if name in self._opening or now == collection or (now is not None and now is not before):
+        if key in self._opening or now == collection or (now is not None and now is not before):
             return
-        self._opening[name] = asyncio.create_task(self._open_one(collection))
+        self._opening[key] = asyncio.create_task(self._open_one(collection))
 
     async def _open_one(self, collection: Collection) -> None:
         named = {"collection": collection.name, "generation": collection.generation}
@@ -175,6 +175,10 @@ class Holdings:
         self._failing = True
         bug = None if isinstance(error, NestvecError) else error
         _log.error("holdings.not_compared", reason=str(error), exc_info=bug)
+
+
+def _key(collection: Collection) -> _Key:
+    return collection.name, collection.generation
 
 
 def saves(view: ClusterView, place: Place, name: str) -> bool:

@@ -89,10 +89,9 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> Offer:
         return await _in_cluster(settings, store, catalogue, stack)
     factory = FaissFactory(section.threads, section.exact_rows, section.use_gpu)
     shard = local_shard(settings, store, factory, section.shard, stack)
-    for collection in await catalogue.refresh():
-        # One that is being restored is opened by whoever restores it, when it is complete.
-        if not collection.restoring:
-            await shard.open(collection)
+    # One that is being restored is opened by whoever restores it, when it is complete.
+    for collection in await catalogue.generations():
+        await shard.open(collection)
     return Offer([servicer.mount(shard, catalogue, settings.server.deadline_cap_s)])
 
 
@@ -122,7 +121,7 @@ async def _in_cluster(
         saves=lambda: saves(watch.view, place, member.name),
     )
     load = Load(section.threads)
-    holdings = Holdings(shard, catalogue.refresh, watch, place, heartbeat_s, load)
+    holdings = Holdings(shard, catalogue.generations, watch, place, heartbeat_s, load)
     holdings.start()
     stack.push_async_callback(holdings.close)
     lease = Lease(registry, member, heartbeat_s, holdings.facts, holdings.until_ready)

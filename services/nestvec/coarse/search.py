@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nestvec.coarse.bounding import Part, bound_all
 from nestvec.coarse.field_columns import FieldTable, Matching
 from nestvec.coarse.segment import Columns, Segment, View, concatenate
 from nestvec.core.arrays import Bools, Floats, Ids
@@ -54,6 +55,11 @@ def unit_heads(queries: Floats, dim: int) -> Floats:
     return unit
 
 
+def scan_count(count: int, bounded: bool) -> int:
+    """How many rows each segment's index is asked for."""
+    return count if bounded else max(_SCAN_FACTOR * count, _SCAN_LEAST)
+
+
 def search_plain(
     views: Sequence[View],
     queries: Floats,
@@ -64,7 +70,7 @@ def search_plain(
     """The tier's own cosines. queries: (n, dim) float32, unit. Returns one hits a query, and how
     many documents match.
     """
-    scan = max(_SCAN_FACTOR * count, _SCAN_LEAST)
+    scan = scan_count(count, bounded=False)
     found, matching = _found(views, queries, scan, table, wanted)
     hits = [_plain(_parts(found, number), query, count) for number, query in enumerate(queries)]
     return hits, matching
@@ -78,9 +84,17 @@ def search_bounded(
     bound_z: float,
     table: FieldTable,
     wanted: CheckedFilter | None,
+    certified_k: int = 0,
 ) -> tuple[list[CoarseHits], int]:
-    """As `search_plain`, with estimates of the full cosine. queries: (n, full_dim), unit."""
+    """As `search_plain`, with estimates of the full cosine. queries: (n, full_dim), unit.
+    certified_k: see ports.CoarseQuery.
+    """
     heads = unit_heads(queries, sketch.coarse_dim)
+    if certified_k > 0 and all(view.segment.index.reads_every_row for view in views):
+        every = [_every(view, table, wanted) for view in views]
+        return [
+            bound_all(every, query, count, certified_k, sketch, bound_z) for query in queries
+        ], sum(map(len, every))
     found, matching = _found(views, heads, count, table, wanted)
     hits = []
     for number, query in enumerate(queries):
@@ -118,6 +132,15 @@ def _found(
             matching += those.count
         found.append((segment.columns, found_rows))
     return found, matching
+
+
+def _every(view: View, table: FieldTable, wanted: CheckedFilter | None) -> Part:
+    """All rows of a segment that match, offered by an index or not."""
+    columns = view.segment.columns
+    if wanted is not None:
+        those = view.matching(table, wanted)
+        return Part(columns, None if those.count == len(columns) else those.numbers())
+    return Part(columns, None if view.alive is None else np.flatnonzero(view.alive))
 
 
 def _matching_rows(view: View, heads: Floats, scan: int, those: Matching) -> Sequence[_Rows]:
@@ -221,11 +244,17 @@ def _bounded(
     order = np.argsort(-uppers)
     best, rest = order[:count], order[count:]
     # Only where every document that matches was bounded is anything known of those not returned.
-    rest_upper = None
+    rest_upper, rest_width = None, 0.0
     if len(columns) == matching:
         rest_upper = float(uppers[rest[0]]) if len(rest) else -np.inf
+        rest_width = float(half_widths[rest].max(initial=0.0))
     return CoarseHits(
-        columns.ids[best], estimates[best], half_widths[best], rest_upper, matching - len(best)
+        columns.ids[best],
+        estimates[best],
+        half_widths[best],
+        rest_upper,
+        matching - len(best),
+        rest_width,
     )
 
 

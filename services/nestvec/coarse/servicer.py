@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -11,7 +11,10 @@ from nestvec.core.codec import floats_from_bytes
 from nestvec.core.ports import Catalogue, CoarseQuery, CoarseSearcher
 from nestvec.core.watermark import Watermark
 from nestvec.membership.measures import Load
+from nestvec.rpc.answer_stream import AnswerStreams, Frames
+from nestvec.rpc.decoding import Refused, careful
 from nestvec.rpc.field_wire import filter_from_wire
+from nestvec.rpc.inspection_wire import inspection_to_wire, request_from_wire
 from nestvec.rpc.references import named
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import (
@@ -24,6 +27,8 @@ from nestvec.v1 import coarse_pb2, coarse_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _SERVICE = coarse_pb2.DESCRIPTOR.services_by_name["CoarseService"]
+_SEARCHING = ("SearchCoarse", "StreamSearches")
+_read_search = careful(coarse_pb2.SearchCoarseRequest.FromString)
 
 
 class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
@@ -45,14 +50,35 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         self._catalogue = catalogue
         self._cap_s = cap_s
         self._load = load or Load(1)
+        self.streams = AnswerStreams("SearchCoarse", self._streamed)
         if require is not None:
+            self._searched = _requiring(require, self._searched)  # type: ignore[method-assign]
             for method in _SERVICE.methods:
-                setattr(self, method.name, _requiring(require, getattr(self, method.name)))
+                if method.name not in _SEARCHING:
+                    setattr(self, method.name, _requiring(require, getattr(self, method.name)))
 
     async def SearchCoarse(
         self, request: coarse_pb2.SearchCoarseRequest, context: Context
     ) -> coarse_pb2.SearchCoarseResponse:
         """See coarse.proto."""
+        return await self._searched(request, time_left_s(context, self._cap_s))
+
+    def StreamSearches(
+        self, requests: Frames, context: Context
+    ) -> AsyncIterator[coarse_pb2.StreamSearchesResponse]:
+        """See coarse.proto."""
+        return self.streams.answers(requests)
+
+    async def _streamed(self, data: bytes, timeout_s: float) -> bytes:
+        request = _read_search(data)
+        if isinstance(request, Refused):
+            raise request.error
+        response = await self._searched(request, min(timeout_s, self._cap_s))
+        return response.SerializeToString()
+
+    async def _searched(
+        self, request: coarse_pb2.SearchCoarseRequest, timeout_s: float
+    ) -> coarse_pb2.SearchCoarseResponse:
         ref = request.collection
         bounded = request.HasField("bound_z")
         query = CoarseQuery(
@@ -67,9 +93,10 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
             alone=self._load.idle,
             filter=filter_from_wire(request.filter) if request.HasField("filter") else None,
             watermark=Watermark.from_bytes(request.watermark) if request.watermark else None,
+            certified_k=request.certified_k,
         )
         with self._load.one():
-            answer = await self._app.search(query, time_left_s(context, self._cap_s))
+            answer = await self._app.search(query, timeout_s)
         return coarse_pb2.SearchCoarseResponse(
             columns=[hits_to_wire(hits, bounded) for hits in answer.hits],
             documents=answer.documents,
@@ -165,11 +192,21 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         names = await self._app.names(collection, ids_from_bytes(request.ids, "ids"))
         return coarse_pb2.NameDocumentsResponse(names=[name or "" for name in names])
 
+    async def InspectDocuments(
+        self,
+        request: coarse_pb2.InspectDocumentsRequest,
+        context: Context,
+    ) -> coarse_pb2.InspectDocumentsResponse:
+        """See coarse.proto."""
+        collection = await named(self._catalogue, request.collection)
+        asked = request_from_wire(request, collection.store_dim)
+        return inspection_to_wire(await self._app.inspect(collection, asked))
+
 
 def _requiring(require: Callable[[int], None], behaviour: Any) -> Any:
-    async def call(request: Any, context: Context) -> Any:
+    async def call(request: Any, more: Any) -> Any:
         require(request.collection.incarnation)
-        response = await behaviour(request, context)
+        response = await behaviour(request, more)
         # Once more: a process that was stopped in the middle must not answer from before.
         require(request.collection.incarnation)
         return response
@@ -185,9 +222,11 @@ def mount(
     load: Load | None = None,
 ) -> Mounted:
     """For a server. See CoarseServicer."""
+    mounted = CoarseServicer(app, catalogue, cap_s, require, load)
     return Mounted(
         coarse_pb2.DESCRIPTOR,
         _SERVICE.name,
-        CoarseServicer(app, catalogue, cap_s, require, load),
+        mounted,
         coarse_pb2_grpc.add_CoarseServiceServicer_to_server,
+        mounted.streams.leave,
     )

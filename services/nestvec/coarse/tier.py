@@ -87,6 +87,7 @@ class Tier:
         count: int,
         bound_z: float | None,
         filter: Filter | None = None,  # noqa: A002  the word of ports.CoarseQuery
+        certified_k: int = 0,
     ) -> tuple[list[CoarseHits], int, int]:
         """queries: (n, store_dim) float32, unit. Returns one hits a query, the documents searched,
         and how many of them match. See ports.CoarseQuery. Raises InvalidRequest for a filter that
@@ -99,7 +100,7 @@ class Tier:
             hits, matching = search_plain(state.views, heads, count, table, wanted)
         else:
             hits, matching = search_bounded(
-                state.views, queries, count, self._sketch, bound_z, table, wanted
+                state.views, queries, count, self._sketch, bound_z, table, wanted, certified_k
             )
         return hits, state.live, matching
 

@@ -108,8 +108,15 @@ def _channel(settings: Settings, member: Member) -> tuple[grpc.aio.Channel, Hang
 
 def connect_coarse(settings: Settings, member: Member) -> Connection[CoarseSearcher]:
     """To one incarnation of a worker; no other one answers for it."""
-    channel, hang_up = _channel(settings, member)
-    return Connection(RemoteCoarse(channel, member.name, member.incarnation), hang_up)
+    channel, close_channel = _channel(settings, member)
+    peer = RemoteCoarse(channel, member.name, member.incarnation)
+
+    async def hang_up() -> None:
+        # First, since a stream that stays open would keep the channel waiting for it.
+        await peer.close(_HANG_UP_S)
+        await close_channel()
+
+    return Connection(peer, hang_up)
 
 
 def connect_encoder(settings: Settings, space: Space, member: Member) -> Connection[Encoder]:

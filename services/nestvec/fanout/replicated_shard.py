@@ -16,6 +16,7 @@ import numpy as np
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.errors import BudgetSpent, NestvecError, WorkerUnavailable
+from nestvec.core.inspection import Inspection, InspectionRequest, worst
 from nestvec.core.ports import (
     CoarseAnswer,
     CoarseQuery,
@@ -66,6 +67,7 @@ class ReplicatedShard:
             len(query.queries).bit_length(),
             query.filter is not None,
             query.watermark is not None,
+            query.certified_k > 0,
         )
         return await self.group.ask(
             Question(
@@ -134,6 +136,10 @@ class ReplicatedShard:
     async def settle(self, collection: Collection) -> None:
         """See ports.CoarseSearcher. Every ready replica."""
         await self._of_all_ready(lambda peer: peer.settle(collection))
+
+    async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
+        """See ports.CoarseSearcher. Every ready replica: any may have answered the search."""
+        return worst(await self._of_all_ready(lambda peer: peer.inspect(collection, request)))
 
     # --- what one can say for all ---------------------------------------------------------------
 

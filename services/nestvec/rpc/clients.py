@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
 from nestvec.core.collection import Collection
+from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.ports import (
     CoarseAnswer,
     CoarseQuery,
@@ -22,7 +23,9 @@ from nestvec.core.ports import (
 )
 from nestvec.core.space import Role, Space
 from nestvec.core.watermark import Watermark
+from nestvec.rpc.call_stream import CallStream
 from nestvec.rpc.field_wire import filter_to_wire
+from nestvec.rpc.inspection_wire import inspection_from_wire, request_to_wire
 from nestvec.rpc.interceptors import REQUEST_ID_KEY
 from nestvec.rpc.status import error_from
 from nestvec.rpc.wire import (
@@ -43,6 +46,8 @@ from nestvec.v1 import (
     coarse_pb2,
     coarse_pb2_grpc,
     common_pb2,
+    cross_encoder_pb2,
+    cross_encoder_pb2_grpc,
     encoder_pb2,
     encoder_pb2_grpc,
     rerank_pb2,
@@ -55,6 +60,11 @@ Response = TypeVar("Response")
 _MANAGE_TIMEOUT_S = 600.0
 # A look-up in memory. Whoever cannot wait so long cancels the call.
 _NAMES_TIMEOUT_S = 5.0
+# What is larger, or whose answer may be, has a call of its own: in a stream it would hold up those
+# behind it, and a message over the limit would end all of them. The least limit is twice as much.
+_MOST_STREAMED_BYTES = 32 * 1024
+# Of each in an answer, at most.
+_CANDIDATE_BYTES = 16
 
 
 def internal_options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -112,16 +122,47 @@ class RemoteEncoder:
 
     async def encode(self, texts: Sequence[str], role: Role, timeout_s: float) -> Floats:
         """See ports.Encoder."""
-        request = encoder_pb2.EncodeRequest(texts=texts, role=role_to_wire(role))
+        request = encoder_pb2.EncodeRequest(
+            texts=texts, role=role_to_wire(role), fingerprint=self.space.fingerprint
+        )
         response = await _ask(self._stub.Encode, request, timeout_s, "encoder")
         self.space.require_same(response.space.fingerprint, "the encoder's answer")
         return floats_from_bytes(response.vectors, self.space.dim, "vectors")
+
+
+class RemotePairScorer:
+    """A cross-encoder behind gRPC. Fills ports.PairScorer. Made by `connect`, which learns its
+    name.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, name: str) -> None:
+        self._stub = cross_encoder_pb2_grpc.CrossEncoderServiceStub(channel)
+        self.name = name
+
+    @classmethod
+    async def connect(cls, channel: grpc.aio.Channel, timeout_s: float = 30.0) -> RemotePairScorer:
+        """Wait until it answers. Raises WorkerUnavailable."""
+        stub = cross_encoder_pb2_grpc.CrossEncoderServiceStub(channel)
+        request = cross_encoder_pb2.DescribeCrossEncoderRequest()
+        response = await _ask(
+            stub.DescribeCrossEncoder, request, timeout_s, "cross-encoder", wait_for_ready=True
+        )
+        return cls(channel, response.model)
+
+    async def score(self, query: str, texts: Sequence[str], timeout_s: float) -> Floats:
+        """See ports.PairScorer."""
+        request = cross_encoder_pb2.ScorePairsRequest(query=query, texts=texts)
+        response = await _ask(self._stub.ScorePairs, request, timeout_s, "cross-encoder")
+        # Another one may have been started at the address; an answer bears one name.
+        self.name = response.model
+        return column_from_bytes(response.scores, len(texts), "scores")
 
 
 class RemoteCoarse:
     """One shard behind gRPC. Fills ports.CoarseSearcher.
 
     name: for messages. incarnation: the only one of the worker that may answer; 0 takes any.
+    Searches share one stream, which ends with the channel, or with `close`.
     """
 
     def __init__(
@@ -130,6 +171,11 @@ class RemoteCoarse:
         self._stub = coarse_pb2_grpc.CoarseServiceStub(channel)
         self._name = name
         self._incarnation = incarnation
+        self._searches = CallStream(self._stub.StreamSearches, name)
+
+    async def close(self, grace_s: float) -> None:
+        """Let searches under way finish for so long; then they fail. Safe to repeat."""
+        await self._searches.close(grace_s)
 
     async def search(self, query: CoarseQuery, timeout_s: float) -> CoarseAnswer:
         """See ports.CoarseSearcher."""
@@ -147,8 +193,15 @@ class RemoteCoarse:
             bound_z=query.bound_z,
             filter=None if query.filter is None else filter_to_wire(query.filter),
             watermark=b"" if query.watermark is None else query.watermark.to_bytes(),
+            certified_k=query.certified_k,
         )
-        response = await _ask(self._stub.SearchCoarse, request, timeout_s, self._name)
+        data = request.SerializeToString()
+        most_answered = _CANDIDATE_BYTES * query.count * len(query.queries)
+        if max(len(data), most_answered) > _MOST_STREAMED_BYTES:
+            response = await _ask(self._stub.SearchCoarse, request, timeout_s, self._name)
+        else:
+            answered = await self._searches.call(data, timeout_s)
+            response = coarse_pb2.SearchCoarseResponse.FromString(answered)
         hits = [hits_from_wire(columns) for columns in response.columns]
         return CoarseAnswer(hits, response.documents, response.matching)
 
@@ -211,6 +264,12 @@ class RemoteCoarse:
         )
         response = await _ask(self._stub.NameDocuments, request, _NAMES_TIMEOUT_S, self._name)
         return [name or None for name in response.names]
+
+    async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
+        """See ports.CoarseSearcher."""
+        message = request_to_wire(self._ref(collection), request)
+        response = await _ask(self._stub.InspectDocuments, message, _MANAGE_TIMEOUT_S, self._name)
+        return inspection_from_wire(response, len(request.ids))
 
     def _ref(self, collection: Collection) -> coarse_pb2.CollectionRef:
         ref = collection_ref(collection)

@@ -31,12 +31,15 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A servicer and how generated code adds it to a server."""
+    """A servicer and how generated code adds it to a server. leave: called when the server takes no
+    more calls, for a servicer with streams that would stay open.
+    """
 
     file: FileDescriptor
     service: str
     servicer: Any
     add: Callable[[Any, Any], None]
+    leave: Callable[[], None] | None = None
 
     @property
     def full_name(self) -> str:
@@ -62,6 +65,7 @@ class Server:
             (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self._names = ["", *names]
+        self._leave = [one.leave for one in mounted if one.leave is not None]
         self.port = 0
 
     async def start(self, host: str, port: int, serving: bool = True) -> int:
@@ -94,6 +98,8 @@ class Server:
     async def stop(self) -> None:
         """Report NOT_SERVING, let calls in flight finish, then close."""
         await self._health.enter_graceful_shutdown()
+        for leave in self._leave:
+            leave()
         await self._server.stop(self._limits.drain_s)
 
 

@@ -254,6 +254,7 @@ class GatedFactory(NumpyFactory):
 
 class _Gated:
     kind, nbytes = "gated", 1
+    reads_every_row = True
 
     def to_bytes(self) -> bytes | None:
         return None
@@ -320,6 +321,7 @@ class NotingFactory(NumpyFactory):
 
 class _Noting:
     kind, nbytes = "noting", 1
+    reads_every_row = True
 
     def to_bytes(self) -> bytes | None:
         return None
@@ -541,8 +543,8 @@ async def test_after_closing_calls_are_refused_as_unavailable(store: FaultyStore
     app = CoarseApp(store, NumpyFactory())
     docs = await created(store, a_collection())
     await app.open(docs)
-    served = app._served["docs"]
+    served = app._served["docs", docs.generation]
     await app.close()
-    app._served["docs"] = served
+    app._served["docs", docs.generation] = served
     with pytest.raises(WorkerUnavailable, match="closed"):
         await app.search(a_query(docs), PATIENT_S)

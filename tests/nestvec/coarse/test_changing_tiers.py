@@ -110,7 +110,7 @@ async def test_writes_and_searches_go_on_while_a_tier_is_built(
     go.set()
     assert await building == 35
     assert await found_in_every_tier(app, after) == live
-    assert not app._served["docs"].building
+    assert not app._served["docs", 1].building
 
 
 async def test_what_is_deleted_between_reading_and_indexing_does_not_come_back(
@@ -160,7 +160,7 @@ async def test_a_tier_whose_building_fails_leaves_nothing_and_may_be_tried_again
     store.faults.before["vectors"] = [waiting_for(well), raising(StoreUnavailable("down"))]
     with pytest.raises(StoreUnavailable):
         await app.open(after)
-    assert not app._served["docs"].building
+    assert not app._served["docs", 1].building
     assert [tier.dim for tier in await app.status(docs)] == [16]
     more = await written(store, docs, mrl_like(3, 64, seed=2), ["a", "b", "c"])
     await reached(app, docs, more)
@@ -187,7 +187,7 @@ async def test_a_build_whose_caller_goes_away_leaves_nothing(
     building.cancel()
     with pytest.raises(asyncio.CancelledError):
         await building
-    assert not app._served["docs"].building
+    assert not app._served["docs", 1].building
     assert await app.open(after) == 40
 
 
@@ -198,7 +198,7 @@ async def test_a_dropped_tier_frees_its_memory_and_the_others_go_on(
     ids = await written(store, docs, mrl_like(20, 64, seed=1))
     await app.open(docs)
     await asyncio.wait_for(app.settle(docs), PATIENT_S)
-    (view,) = app._served["docs"].tiers[32].state.views
+    (view,) = app._served["docs", 1].tiers[32].state.views
     codes = weakref.ref(view.segment.columns.prefixes.codes)
     del view
     after = await changed(store, docs, (16,))

@@ -122,7 +122,7 @@ async def test_applying_the_same_part_of_the_log_again_changes_nothing(
     ids = await written(store, docs, mrl_like(20, 64, seed=1))
     await deleted(store, docs, ["d3"])
     await app.settle(docs)
-    served = app._served["docs"]
+    served = app._served["docs", 1]
     served.progress.positions = dict.fromkeys(served.mine, 0)
     await app.settle(docs)
     assert await found_in_every_tier(app, docs) == {*ids.tolist()} - {int(ids[3])}
@@ -224,7 +224,7 @@ async def test_what_is_waited_for_does_not_come_in_time_and_later_it_does(
     go.set()
     await app.reach(docs, mark, PATIENT_S)
     assert await found(app, a_query(docs, watermark=mark)) == {*ids.tolist()}
-    assert not app._served["docs"].progress.wanted(), "nobody is left on the list"
+    assert not app._served["docs", 1].progress.wanted(), "nobody is left on the list"
 
 
 async def test_a_watermark_that_nobody_can_reach_holds_up_nobody_else(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from nestvec.coarse.snapshot import ShardSnapshots
 from nestvec.core.errors import BudgetSpent, InvalidRequest, LeaseLost, NotFound, SnapshotFailed
 from nestvec.core.fields import FieldSchema, FieldType
 from nestvec.core.filters import AllOf, AnyOf, Not, Range
+from nestvec.core.inspection import InspectionRequest
 from nestvec.core.ports import ShardVerification
 from nestvec.core.watermark import Watermark, sequence_of
 from nestvec.membership.measures import Load
@@ -73,6 +75,34 @@ async def test_a_filter_and_a_watermark_travel_with_a_query(pair: Pair) -> None:
     assert {*there.hits[0].ids.tolist()} == {*ids.tolist()[10::2]}
     assert (there.documents, there.matching) == (here.documents, here.matching) == (20, 5)
     assert there.hits[0].ids.tolist() == here.hits[0].ids.tolist()
+
+
+async def test_what_is_large_or_over_the_limit_ends_no_search_beside_it() -> None:
+    """It has a call of its own."""
+    async with AsyncExitStack() as stack:
+        store = FaultyStore()
+        app = CoarseApp(store, NumpyFactory(), poll_s=1000.0)
+        stack.push_async_callback(app.close)
+        limits = ServerLimits(max_message_bytes=64 * 1024, drain_s=0.1)
+        server = Server([servicer.mount(app, StoredCatalogue(store), 10.0)], limits)
+        port = await server.start("127.0.0.1", 0)
+        stack.push_async_callback(server.stop)
+        channel = channel_to(f"127.0.0.1:{port}", 64 * 1024)
+        stack.push_async_callback(channel.close)
+        shard = RemoteCoarse(channel)
+        docs = await created(store, a_collection())
+        await shard.open(docs)
+        vectors = mrl_like(300, 64, seed=1)
+        ids = await written(store, docs, vectors)
+        beside = a_query(docs, watermark=mark_of(docs, ids))
+        waiting = asyncio.create_task(shard.search(beside, PATIENT_S))
+        with pytest.raises(InvalidRequest, match="larger than max"):
+            await shard.search(a_query(docs, queries=vectors), PATIENT_S)
+        await shard.reach(docs, mark_of(docs, ids), PATIENT_S)
+        assert (await waiting).documents == 300
+        batch = a_query(docs, queries=vectors[:200], count=3)
+        there, here = await shard.search(batch, PATIENT_S), await app.search(batch, PATIENT_S)
+        assert [one.ids.tolist() for one in there.hits] == [one.ids.tolist() for one in here.hits]
 
 
 async def test_what_is_wrong_with_a_filter_is_told(pair: Pair) -> None:
@@ -185,14 +215,19 @@ async def test_every_call_asks_whether_this_incarnation_may_answer() -> None:
         stack.push_async_callback(channel.close)
         docs = await created(store, a_collection())
         ids = await written(store, docs, mrl_like(5, 64, seed=1))
+        large = a_query(docs, count=100_000)
+        one = np.zeros(1, np.int64)
+        inspected = InspectionRequest(mrl_like(1, 64, seed=2), docs.tiers[0], 5, True, one, ids[:1])
         calls: dict[str, Callable[[RemoteCoarse], Awaitable[object]]] = {
             "OpenCollection": lambda shard: shard.open(docs),
-            "SearchCoarse": lambda shard: shard.search(a_query(docs), PATIENT_S),
+            "StreamSearches": lambda shard: shard.search(a_query(docs), PATIENT_S),
+            "SearchCoarse": lambda shard: shard.search(large, PATIENT_S),
             "ReachWatermark": lambda shard: shard.reach(docs, mark_of(docs, ids), PATIENT_S),
             "DescribeProgress": lambda shard: shard.progress(docs),
             "SnapshotShard": lambda shard: shard.snapshot(docs),
             "VerifyShard": lambda shard: shard.verify(docs, repair=False, sample=1),
             "SettleCollection": lambda shard: shard.settle(docs),
+            "InspectDocuments": lambda shard: shard.inspect(docs, inspected),
             "DescribeTiers": lambda shard: shard.status(docs),
             "NameDocuments": lambda shard: shard.names(docs, ids),
             "CloseCollection": lambda shard: shard.drop(docs.name, docs.generation),

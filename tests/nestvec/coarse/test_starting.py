@@ -140,7 +140,7 @@ async def test_now_and_then_one_is_made_while_something_changes(place: Place) ->
     await reached(app, docs, ids)
 
     async def saved() -> bool:
-        return bool(place.manifests()) and not app._served["docs"].unsaved
+        return bool(place.manifests()) and not app._served["docs", 1].unsaved
 
     await eventually(saved)
 

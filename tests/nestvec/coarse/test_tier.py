@@ -99,6 +99,10 @@ class Oracle:
         assert searched == len(truth)
         self.check_found(bounded, count)
         check_bounds(bounded, truth)
+        (every,), searched, _ = self.tier.search(query[None, :], count, Z, certified_k=3)
+        assert searched == len(truth)
+        self.check_found(every, count)
+        check_bounds(every, truth)
 
     def check_found(self, hits: CoarseHits, count: int) -> None:
         ids = hits.ids.tolist()

@@ -58,7 +58,7 @@ def clean(found: ShardVerification) -> bool:
 
 def tampered(app: CoarseApp, dim: int, rows: CoarseRows) -> None:
     """Change one tier behind the follower's back."""
-    app._served["docs"].tiers[dim].apply(rows)
+    app._served["docs", 1].tiers[dim].apply(rows)
 
 
 def only_removed(ids: list[int]) -> CoarseRows:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestvec.core.errors import BudgetSpent, NotFound, SnapshotFailed, WorkerUnavailable
+from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.members import MemberState
 from nestvec.core.ports import ShardVerification
 from nestvec.core.watermark import Watermark
@@ -232,6 +233,20 @@ async def test_a_verification_is_not_silent_of_a_replica_that_fails(
     bad.faults.always("verify", DOWN)
     with pytest.raises(WorkerUnavailable, match="down"):
         await shard_of(cluster).verify(DOCS, False, 10)
+
+
+async def test_every_replica_is_asked_about_a_document_and_the_broken_one_counts(
+    cluster: Cluster, replicas: Replicas
+) -> None:
+    one, two = replicas(2)
+    one.inspection, two.inspection = Inspection.unknown(2), Inspection.unknown(2)
+    for replica in (one, two):
+        replica.inspection.indexed[:], replica.inspection.scan_scores[:] = True, 0.5
+    two.inspection.sound[1] = False
+    ids = np.arange(2)
+    request = InspectionRequest(np.ones((1, 4), np.float32), 4, 10, True, 0 * ids, ids)
+    found = await shard_of(cluster).inspect(DOCS, request)
+    assert (found.indexed.tolist(), found.sound.tolist()) == ([True, True], [True, False])
 
 
 async def test_one_replica_writes_the_snapshot_and_another_where_it_cannot_be_reached(

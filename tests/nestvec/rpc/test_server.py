@@ -40,6 +40,9 @@ class Query(query_pb2_grpc.QueryServiceServicer):
     async def GetDocuments(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    async def ListDocumentIds(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
 
 class Ingest(ingest_pb2_grpc.IngestServiceServicer):
     """Acknowledges each message; an offset of 13 fails as the test says."""

@@ -47,7 +47,8 @@ def hits(draw: st.DrawFn, bounded: bool = True) -> CoarseHits:
     if bounded:
         widths = draw(arrays(np.float32, size, elements=floats))
     rest = draw(st.none() | st.just(-np.inf) | floats)
-    return CoarseHits(ids, estimates, widths, rest, draw(st.integers(0, 1 << 40)))
+    outside = draw(st.integers(0, 1 << 40))
+    return CoarseHits(ids, estimates, widths, rest, outside, abs(draw(floats)))
 
 
 def same(one: CoarseHits, other: CoarseHits) -> bool:
@@ -57,6 +58,7 @@ def same(one: CoarseHits, other: CoarseHits) -> bool:
         and np.array_equal(one.half_widths, other.half_widths)
         and one.rest_upper_bound == other.rest_upper_bound
         and one.rest_count == other.rest_count
+        and one.rest_half_width == other.rest_half_width
     )
 
 
