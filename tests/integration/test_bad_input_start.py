@@ -97,7 +97,9 @@ def test_a_data_directory_of_another_model_serves_what_needs_no_model(tmp_path: 
         ours.fill()
         question = ours.encode(QUESTION)
     ours_print = question.space.fingerprint
-    with running(store__data_dir=tmp_path, encoder__model=HASH_MODEL) as other:
+    with running(
+        store__data_dir=tmp_path, encoder__model=HASH_MODEL, encoder__load_named=False
+    ) as other:
         its_print = other.encode(QUESTION).space.fingerprint
         told = (
             rf"this server's model hash-768 \(collection 'docs' was made with nestvec-static-768: "
@@ -217,7 +219,8 @@ def test_a_store_address_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
             "classes:\n  search: {coarse_dim: 256, k: 10, candidates: 100, re_rank: true}\n",
             "classes.search.re_rank: unknown key; did you mean 'rerank'?",
         ),
-        ("quantum: 1\n", "quantum: unknown key; known here: classes, cluster, coarse, encoder"),
+        ("encoders:\n- modle: m\n", "encoders.0.modle: unknown key; did you mean 'model'?"),
+        ("quantum: 1\n", "quantum: unknown key; known here: classes, cluster, coarse, "),
         ("server: 7700\n", "server: expected a section with keys of its own, got 7700"),
         ("server:\n  port: 70000\n", "server.port: Input should be less than or equal to 65535"),
         ("store:\n  dtype: fp61\n", "store.dtype: Input should be 'fp32', 'fp16' or 'int8'"),

@@ -27,6 +27,7 @@ from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
 from nestvec.core.coverage import DegradationKind
 from nestvec.core.document import Document
+from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import (
     BudgetSpent,
     DegenerateVector,
@@ -100,7 +101,7 @@ class House:
     def query(self, encoder: str, coarse: str, reranker: str) -> QueryApp:
         return QueryApp(
             self.catalogue,
-            self.encoders[encoder],
+            FixedEncoders(self.encoders[encoder]),
             FixedShards(self.shards[coarse]),
             self.rerankers[reranker],
             Documents(self.catalogue, self.store, 100, cache_bytes=0),
@@ -111,7 +112,7 @@ class House:
     def ingest(self, encoder: str, coarse: str) -> IngestApp:
         app = IngestApp(
             self.catalogue,
-            self.encoders[encoder],
+            FixedEncoders(self.encoders[encoder]),
             FixedShards(self.shards[coarse]),
             self.store,
             32_768,
@@ -171,7 +172,7 @@ async def house(valkey: EmbeddedValkey) -> AsyncIterator[House]:
             for number, app in enumerate(apps)
         ]
         remote_encoder = await RemoteEncoder.connect(
-            await serve("encoder", encoder_servicer.mount(encoder, 10.0))
+            await serve("encoder", encoder_servicer.mount(FixedEncoders(encoder), 10.0))
         )
         remote_reranker = RemoteReranker(
             await serve("rerank", rerank_servicer.mount(reranker, StoredCatalogue(store), 10.0))
@@ -179,7 +180,7 @@ async def house(valkey: EmbeddedValkey) -> AsyncIterator[House]:
         catalogue = StoredCatalogue(store)
         yield House(
             store,
-            AdminApp(catalogue, model.space, FixedShards(remote_shards), store, (16,)),
+            AdminApp(catalogue, FixedEncoders(encoder), FixedShards(remote_shards), store, (16,)),
             catalogue,
             {"here": encoder, "there": remote_encoder},
             {"here": apps, "there": remote_shards},
@@ -240,6 +241,17 @@ async def test_queries_are_answered_alike_wherever_each_application_is_mounted(
             assert all(len(answer.hits) for answer in answers)
             expected = expected or described
             assert described == expected, f"{options} at {places}"
+
+
+async def test_every_document_is_bounded_alike_wherever_its_shard_is(house: House) -> None:
+    docs = await house.fill()
+    asked = a_query(docs, count=10, certified_k=5)
+    for here, there in zip(house.shards["here"], house.shards["there"], strict=True):
+        (one,) = (await here.search(asked, PATIENT_S)).hits
+        (other,) = (await there.search(asked, PATIENT_S)).hits
+        assert one.rest_upper_bound == other.rest_upper_bound is not None
+        assert one.rest_half_width == other.rest_half_width > 0.0
+        assert one.rest_count == other.rest_count > 0
 
 
 async def test_answers_are_certified_and_tied_documents_ordered_wherever_they_come_from(
@@ -322,6 +334,8 @@ async def test_errors_are_of_the_same_kind_with_the_same_words(house: House, pla
     assert untrained.value.trained == (8, 16, 32, 64)
     with pytest.raises(InvalidRequest, match="count: 0"):
         await shard.search(a_query(docs, count=0), PATIENT_S)
+    with pytest.raises(InvalidRequest, match="certified_k"):
+        await shard.search(a_query(docs, certified_k=-1), PATIENT_S)
     flipped = a_query(docs).queries[:, ::-1].copy()
     with pytest.raises(DegenerateVector, match="first 16 dimensions"):
         await shard.search(a_query(docs, queries=flipped), PATIENT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -31,8 +32,9 @@ class _Awaited:
         self._runner.close()
 
 
-async def _of(awaitable: Any) -> Any:
-    return await awaitable
+async def _of(called: Any) -> Any:
+    """An answer, or all of what comes one by one."""
+    return [one async for one in called] if inspect.isasyncgen(called) else await called
 
 
 @contextmanager

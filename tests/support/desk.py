@@ -12,9 +12,11 @@ import numpy as np
 from nestvec.adapters.embedded_valkey import EmbeddedValkey
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.admin.app import AdminApp, CollectionWish, StoredCatalogue
-from nestvec.core.arrays import Ids
+from nestvec.core.arrays import Floats, Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_to_bytes
+from nestvec.core.encoders import FixedEncoders
+from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.ports import (
     BlobStore,
     CoarseAnswer,
@@ -27,6 +29,7 @@ from nestvec.core.ports import (
     TierStatus,
     VectorStore,
 )
+from nestvec.core.space import Role
 from nestvec.core.watermark import Watermark
 from tests.nestvec.core.synthetic import mrl_like
 from tests.support.rooms import SPACE
@@ -90,10 +93,22 @@ class NotingShard:
     async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
         raise NotImplementedError
 
+    async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
+        raise NotImplementedError
+
     async def status(self, collection: Collection) -> list[TierStatus]:
         if self.tiers is not None:
             return self.tiers
         return [TierStatus(dim, 0, 0, (), 0) for dim in collection.tiers]
+
+
+class Silent:
+    """An encoder that nobody asks for vectors: administration is in want of its space only."""
+
+    space = SPACE
+
+    async def encode(self, texts: Sequence[str], role: Role, timeout_s: float) -> Floats:
+        raise NotImplementedError
 
 
 @dataclass(slots=True)
@@ -116,7 +131,12 @@ class Desk:
         catalogue = StoredCatalogue(store)
         noting = [NotingShard(number) for number in range(shards)]
         admin = AdminApp(
-            catalogue, SPACE, FixedShards(noting), store, (16, 32), open_blobs=open_blobs
+            catalogue,
+            FixedEncoders(Silent()),
+            FixedShards(noting),
+            store,
+            (16, 32),
+            open_blobs=open_blobs,
         )
         return cls(store, catalogue, noting, admin)
 

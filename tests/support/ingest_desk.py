@@ -12,7 +12,10 @@ from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_from_bytes
+from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import BudgetSpent, NotFound
+from nestvec.core.inspection import Inspection, InspectionRequest
+from nestvec.core.migration import Listing
 from nestvec.core.placement import partitions_of
 from nestvec.core.ports import (
     CoarseAnswer,
@@ -64,9 +67,9 @@ class FlakyStore(FaultyStore):
         await self.faults.begin("lists")
         return await super().lists(collection)
 
-    async def collections(self) -> list[Collection]:
-        await self.faults.begin("collections")
-        return await super().collections()
+    async def listing(self) -> Listing:
+        await self.faults.begin("listing")
+        return await super().listing()
 
     def kept_texts(self, collection: Collection) -> set[str]:
         """ "id: text" of every payload that is kept, live or not."""
@@ -145,6 +148,9 @@ class FollowingShard:
         raise NotImplementedError
 
     async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
+        raise NotImplementedError
+
+    async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
         raise NotImplementedError
 
     async def drop(self, name: str, generation: int) -> None:
@@ -232,7 +238,13 @@ async def open_desk(
     (docs,) = await store.collections()
     followers = [FollowingShard(store, number, shards) for number in range(shards)]
     app = IngestApp(
-        PlainCatalogue(store), spying, FixedShards(followers), store, 32_768, options, clock
+        PlainCatalogue(store),
+        FixedEncoders(spying),
+        FixedShards(followers),
+        store,
+        32_768,
+        options,
+        clock,
     )
     if tidying:
         app.start()

@@ -11,6 +11,7 @@ import numpy as np
 
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.collection import Collection
+from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.members import (
     EVERY_COLLECTION,
     Assignment,
@@ -111,6 +112,7 @@ class ScriptedShard:
         self.positions: dict[int, int] = {}
         self.moved = asyncio.Event()
         self.verification = ShardVerification([], 7, np.empty(0, np.int64))
+        self.inspection = Inspection.unknown(0)
         self.cancelled = 0
 
     async def _begin(self, what: str) -> None:
@@ -170,6 +172,10 @@ class ScriptedShard:
     async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
         await self._begin("names")
         return [f"{self.name}/{one}" for one in ids.tolist()]
+
+    async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
+        await self._begin("inspect")
+        return self.inspection
 
 
 class ScriptedEncoder:

@@ -21,7 +21,9 @@ from nestvec.core.arrays import Floats, Ids
 from nestvec.core.codec import VectorDtype
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, FieldValue, payload_to_bytes
+from nestvec.core.encoders import FixedEncoders
 from nestvec.core.fields import FieldSchema
+from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.placement import internal_id, split_id
 from nestvec.core.ports import (
     BlobStore,
@@ -33,6 +35,7 @@ from nestvec.core.ports import (
     Encoder,
     FixedShards,
     LogBatch,
+    PairScorer,
     Placed,
     Reranker,
     ShardVerification,
@@ -53,6 +56,10 @@ from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
 from nestvec.query.documents import Documents
 from nestvec.query.plan import Limits, SearchClass, SearchOptions
+from nestvec.query.shadow import ShadowAsker
+from nestvec.replication.app import MigrationApp
+from nestvec.replication.carrying import Carrier
+from nestvec.replication.running import Pauses
 from nestvec.rerank.app import RerankApp
 from tests.support.faults import (
     PATIENT_S,
@@ -156,6 +163,7 @@ class Rooms:
     documents: Documents
     ingest: IngestApp
     admin: AdminApp
+    migrations: MigrationApp
 
     async def create(self, name: str = "docs", **wish: object) -> Collection:
         """A new collection."""
@@ -207,33 +215,75 @@ async def open_rooms(
     options: IngestOptions | None = None,
     cache_bytes: int = 0,
     open_blobs: Callable[[str], BlobStore] | None = None,
+    others: tuple[Encoder, ...] = (),
+    cross_encoder: PairScorer | None = None,
+    moving: Pauses | None = None,
 ) -> AsyncIterator[Rooms]:
-    """Every application over one store."""
+    """Every application over one store. moving: also what moves collections to another model."""
     store = FaultyStore() if store is None else store
     limits = limits or Limits()
     encoder_app = EncoderApp(model or HashModel(64))
     encoder = wrap_encoder(encoder_app)
+    encoders = FixedEncoders(encoder, others)
     apps = [CoarseApp(store, factory or NumpyFactory(), n, shards) for n in range(shards)]
     searchers = [wrap_shard(app) for app in apps]
     catalogue = StoredCatalogue(store)
     reranker = reranker or RerankApp(store)
     # Nothing is kept, so that what happens to the store is seen.
     documents = Documents(catalogue, store, 4 * limits.max_batch, cache_bytes)
+    carrying = None if moving is None else Carrier(store, catalogue)
+    shadow = None if moving is None else ShadowAsker(catalogue, store)
     query = QueryApp(
-        catalogue, encoder, FixedShards(searchers), reranker, documents, classes, limits
+        catalogue,
+        encoders,
+        FixedShards(searchers),
+        reranker,
+        documents,
+        classes,
+        limits,
+        cross_encoder,
+        carrying=carrying,
+        shadow=shadow,
     )
     tiers = sorted({one.coarse_dim for one in classes})
     admin = AdminApp(
-        catalogue, encoder.space, FixedShards(searchers), store, tiers, open_blobs=open_blobs
+        catalogue, encoders, FixedShards(searchers), store, tiers, open_blobs=open_blobs
     )
     options = options or IngestOptions(purge_after_s=0.0, tidy_every_s=0.01)
     ingest = IngestApp(
-        catalogue, encoder, FixedShards(searchers), store, limits.max_text_bytes, options
+        catalogue,
+        encoders,
+        FixedShards(searchers),
+        store,
+        limits.max_text_bytes,
+        options,
+        carrying=carrying,
     )
     ingest.start()
+    migrations = MigrationApp(
+        store, catalogue, admin, FixedShards(searchers), encoders, moving, wrote=ingest.copied
+    )
+    if moving is not None:
+        migrations.start()
+        catalogue.start()
     try:
-        yield Rooms(store, catalogue, encoder, searchers, reranker, query, documents, ingest, admin)
+        yield Rooms(
+            store,
+            catalogue,
+            encoder,
+            searchers,
+            reranker,
+            query,
+            documents,
+            ingest,
+            admin,
+            migrations,
+        )
     finally:
+        await migrations.close()
+        await catalogue.close()
+        if shadow is not None:
+            await shadow.close()
         await ingest.close()
         for app in apps:
             await app.close()
@@ -417,3 +467,7 @@ class FaultyShard:
     async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
         await self.faults.begin("names")
         return await self._shard.names(collection, ids)
+
+    async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
+        await self.faults.begin("inspect")
+        return await self._shard.inspect(collection, request)

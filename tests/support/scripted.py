@@ -64,6 +64,9 @@ class _Query(query_pb2_grpc.QueryServiceServicer):
     def GetDocuments(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def ListDocumentIds(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
 
 class _Ingest(ingest_pb2_grpc.IngestServiceServicer):
     def __init__(self, script: Script) -> None:
@@ -112,6 +115,12 @@ class _Admin(admin_pb2_grpc.AdminServiceServicer):
         raise NotImplementedError
 
     def RestoreCollection(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def SetCalibration(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def DropCalibration(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
     def DescribeServer(self, request: Any, context: Any) -> Any:

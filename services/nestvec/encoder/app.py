@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nestvec.batching.batcher import BatchedModel, Batcher, BatchLimits
+from nestvec.batching.lanes import tokens_of
 from nestvec.core.arrays import Floats
 from nestvec.core.document import check_text
 from nestvec.core.errors import (
@@ -19,7 +21,6 @@ from nestvec.core.errors import (
 from nestvec.core.ports import EmbeddingModel
 from nestvec.core.space import Role, Space
 from nestvec.core.tiers import prepare
-from nestvec.encoder.batching import Batcher, BatchLimits
 
 # What a model may encode on the event loop: at a static model's speed, a tenth of a millisecond.
 _INLINE_CHARS = 2_000
@@ -57,7 +58,7 @@ class EncoderLimits:
         return BatchLimits(
             slots=min(self.threads, slots),
             waiting=self.waiting,
-            texts=self.chunk_texts,
+            items=self.chunk_texts,
             tokens=self.batch_tokens,
             batch_s=self.batch_s,
             wait_s=self.batch_wait_s,
@@ -74,7 +75,8 @@ class EncoderApp:
         # collects nobody any more.
         slots = self._limits.threads if getattr(model, "parallel", True) else 1
         batches = self._limits.of_batches(slots)
-        self._batcher = Batcher(_STAGE, model.space.dim, self._embed, batches)
+        batched = BatchedModel("encoder", _STAGE, model.space.dim, self._embed, tokens_of)
+        self._batcher = Batcher(batched, batches)
         self._closed = False
 
     @property
@@ -89,7 +91,7 @@ class EncoderApp:
     @property
     def texts_under_way(self) -> int:
         """Texts that wait for the model or are in it."""
-        return self._batcher.texts
+        return self._batcher.items
 
     async def encode(self, texts: Sequence[str], role: Role, timeout_s: float) -> Floats:
         """(n, space.dim) float32, unit rows, recipe and prompts applied.
@@ -105,7 +107,7 @@ class EncoderApp:
             raise BudgetSpent(_STAGE)
         if self._is_small(prompted):
             return self._embed(prompted, range(len(prompted)))
-        return await self._batcher.encode(prompted, role, timeout_s)
+        return await self._batcher.run(prompted, role, timeout_s)
 
     async def close(self) -> None:
         """Wait for calls that have begun, then close the model. Safe to repeat."""

@@ -18,10 +18,13 @@ from nestvec.query.plan import Plan
 
 
 class Hit(NamedTuple):
-    """A document and its cosine at the answer's scoring dimension."""
+    """A document and its cosine at the answer's scoring dimension. cross_score: what a
+    cross-encoder gave it, where one did.
+    """
 
     document: Document
     score: float
+    cross_score: float | None = None
 
 
 @dataclass(slots=True)
@@ -30,6 +33,10 @@ class Timings:
 
     stages: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
+
+    def resume(self) -> None:
+        """Begin again: what has passed since the last mark was no stage of this query's."""
+        self._last = time.perf_counter()
 
     def mark(self, stage: str) -> None:
         """End `stage` now."""
@@ -41,7 +48,8 @@ class Timings:
 @dataclass(slots=True)
 class Answer:
     """Hits, and everything that must be admitted about them. matching: how many documents the
-    filter lets through, over the shards that answered.
+    filter lets through, over the shards that answered. cross_encoder: which one ordered the first
+    hits; empty where none did.
     """
 
     collection: Collection
@@ -55,6 +63,7 @@ class Answer:
     candidates: int = 0
     fetched: int = 0
     matching: int = 0
+    cross_encoder: str = ""
     timings: Timings = field(default_factory=Timings)
 
     @property
@@ -65,14 +74,18 @@ class Answer:
             return self.collection.store_dim
         return self.plan.coarse_dim
 
+    def certify_nothing(self) -> None:
+        """Take back what was said of the order."""
+        self.certificate, self.failure_probability = Certificate.NONE, 0.0
+
     def degrade(self, kind: DegradationKind, detail: str) -> None:
         """Admit one thing."""
         self.degradations.append(Degradation(kind, detail))
 
 
 def fill_in(answer: Answer, documents: Sequence[Document | None], scores: Floats) -> None:
-    """The k best as hits, ties by external id. What is not known of any is left out, and that is
-    admitted.
+    """The best as hits, as many as the plan reads, ties by external id. What is not known of any is
+    left out, and that is admitted.
     """
     best: dict[str, Hit] = {}
     for score, document in zip(scores.tolist(), documents, strict=True):
@@ -80,10 +93,12 @@ def fill_in(answer: Answer, documents: Sequence[Document | None], scores: Floats
         if document is not None and document.id not in best:
             best[document.id] = Hit(document, score)
     ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.document.id))
-    answer.hits = ranked[: answer.plan.k]
+    answer.hits = ranked[: answer.plan.reads]
+    if len(best) < len(documents):
+        # Whatever would have taken a place that fell free was not looked for.
+        answer.certify_nothing()
     lost = sum(document is None for document in documents)
     if lost:
-        answer.certificate = Certificate.NONE
         answer.degrade(
             DegradationKind.PAYLOAD_MISSING,
             f"{lost} hits were left out: their payloads are gone, damaged or out of reach",

@@ -1,6 +1,7 @@
 """The query application: one question through the rooms, and an honest account of the answer.
 
 encode -> coarse (every shard) -> rerank (bounded) -> payloads -> order, ties by external id
+-> a cross-encoder's order of the first hits, where the class has it
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from nestvec.core.budget import Budget
 from nestvec.core.collection import Collection
 from nestvec.core.coverage import DegradationKind
 from nestvec.core.document import check_text
+from nestvec.core.encoders import encoder_of
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
     NestvecError,
+    NotCalibrated,
     NotFound,
     Overloaded,
     SpaceMismatch,
@@ -26,28 +29,35 @@ from nestvec.core.errors import (
     WorkerUnavailable,
 )
 from nestvec.core.ports import (
+    Carrying,
     Catalogue,
     CoarseHits,
     CoarseQuery,
-    Encoder,
+    Encoders,
+    PairScorer,
     Reranker,
     RerankQuery,
     Shards,
 )
 from nestvec.core.space import Role
+from nestvec.core.watermark import Watermark
 from nestvec.query.admission import Admission
 from nestvec.query.answer import Answer, Timings, admit_names_only, admit_rerank, fill_in
+from nestvec.query.cross_encoding import CrossEncoding
 from nestvec.query.documents import Documents
 from nestvec.query.names import with_names
 from nestvec.query.plan import Limits, Plan, Planner, SearchClass, SearchOptions
+from nestvec.query.promise import Promise, Promises
+from nestvec.query.sampled import AnswerSampler
+from nestvec.query.shadow import ShadowAsker
 from nestvec.query.shards import HeldDocuments, ShardsAnswer, ask_shards, best_estimates
+from nestvec.query.standing import Standing
 
 # What the later stages of a query are promised when an earlier one is slow, in seconds.
 _KEEP_FOR_RERANK_S = 0.02
 _KEEP_FOR_PAYLOAD_S = 0.005
 # Of what is left, that a store which does not answer may cost each stage that can do without it.
 _STORE_SHARE = 0.75
-BOUND_Z = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +83,22 @@ class QueryApp:
     def __init__(
         self,
         catalogue: Catalogue,
-        encoder: Encoder,
+        encoders: Encoders,
         shards: Shards,
         reranker: Reranker,
         documents: Documents,
         classes: Sequence[SearchClass],
         limits: Limits,
+        cross_encoder: PairScorer | None = None,
+        sampler: AnswerSampler | None = None,
+        carrying: Carrying | None = None,
+        shadow: ShadowAsker | None = None,
     ) -> None:
+        """carrying: for watermarks of another generation. shadow: is told of live queries, for
+        while a collection moves to another model.
+        """
         self._catalogue = catalogue
-        self._encoder = encoder
+        self._encoders = encoders
         self._shards = shards
         self._reranker = reranker
         self._documents = documents
@@ -90,6 +107,12 @@ class QueryApp:
         self._planner = Planner(self.classes, limits)
         self._admission = Admission(classes, limits.max_queries_under_way)
         self._held = HeldDocuments()
+        self._cross_encoding = CrossEncoding(cross_encoder)
+        self._promises = Promises(limits.max_candidates)
+        self._standing = Standing(catalogue, shards)
+        self._sampler = sampler
+        self._carrying = carrying
+        self._shadow = shadow
 
     async def search(
         self,
@@ -101,6 +124,7 @@ class QueryApp:
         """One answer a query, in order. All of one collection, class and deadline. Raises
         Overloaded when too many are under way for another one of that class.
         """
+        self._cross_encoding.require(options)
         self._admission.enter(options.search_class)
         try:
             return await self._search(collection_name, queries, options, timeout_s)
@@ -114,6 +138,7 @@ class QueryApp:
         options: SearchOptions,
         timeout_s: float,
     ) -> list[Answer]:
+        began_s = time.monotonic()
         budget = Budget.of(timeout_s, time.monotonic)
         timings = Timings()
         collection = await self._catalogue.get(collection_name)
@@ -121,7 +146,7 @@ class QueryApp:
         if not isinstance(asked, _Asked) or asked.found.refused is not None:
             # Another process has dropped it, or made it anew, or changed its tiers: what is at hand
             # may be old. Where it is not, asking the same again would change nothing.
-            newest = await self._newest(collection, budget)
+            newest = await self._newest(collection_name, collection, budget)
             if newest != collection:
                 collection = newest
                 asked = await self._ask(collection, queries, options, budget, timings)
@@ -146,16 +171,25 @@ class QueryApp:
             )
             answer.timings.stages |= timings.stages
             answer.degradations.extend(found.degradations)
-            await self._complete(answer, vector, hits, options, budget)
+            if plan.promise is not None and plan.promise.missed:
+                answer.degrade(DegradationKind.TARGET_MISSED, plan.promise.missed)
+            ids = await self._complete(answer, vector, hits, options, budget)
+            if self._sampler is not None:
+                self._sampler.offer(answer, vector, hits, ids, found, began_s)
             answers.append(answer)
+        texts = None if isinstance(queries, Vectors) else queries
+        await self._cross_encoding.order(answers, texts, budget)
+        # A name of one generation is asked for by whoever compares generations.
+        if self._shadow is not None and texts is not None and collection_name == collection.name:
+            self._shadow.offer(texts, options, answers, self.search)
         return answers
 
-    async def _newest(self, collection: Collection, budget: Budget) -> Collection:
+    async def _newest(self, name: str, collection: Collection, budget: Budget) -> Collection:
         """What the store lists now; what is at hand where it cannot be asked."""
-        self._catalogue.forget(collection.name)
+        self._catalogue.forget(name)
         try:
             async with asyncio.timeout(_STORE_SHARE * budget.stage_s("catalogue")):
-                return await self._catalogue.get(collection.name)
+                return await self._catalogue.get(name)
         except (StoreUnavailable, TimeoutError):
             return collection
 
@@ -166,14 +200,16 @@ class QueryApp:
         options: SearchOptions,
         budget: Budget,
         timings: Timings,
-    ) -> _Asked | NotFound | InvalidRequest | SpaceMismatch:
+    ) -> _Asked | NotFound | InvalidRequest | SpaceMismatch | NotCalibrated:
         """The first two stages. NotFound where no shard serves what was planned; the others where
         the request does not fit this record of the collection.
         """
         try:
             plan = self._planner.plan(options, collection)
             vectors = await self._vectors(collection, queries, budget)
-        except (InvalidRequest, SpaceMismatch) as error:
+            if plan.promise is not None:
+                plan = await self._promised(plan, plan.promise, collection, len(vectors), budget)
+        except (InvalidRequest, SpaceMismatch, NotCalibrated) as error:
             return error
         timings.mark("encode")
         query = CoarseQuery(
@@ -182,11 +218,12 @@ class QueryApp:
             fingerprint=collection.space.fingerprint,
             queries=vectors,
             coarse_dim=plan.coarse_dim,
-            count=plan.candidates if plan.rerank else plan.k,
-            bound_z=BOUND_Z if plan.rerank else None,
+            count=plan.candidates if plan.rerank else plan.reads,
+            bound_z=plan.bound_z if plan.rerank else None,
             alone=self._admission.under_way == 1,
             filter=plan.filter,
-            watermark=options.watermark,
+            watermark=await self._watermark(options.watermark, collection, budget),
+            certified_k=plan.certified_k,
         )
         keep_s = _KEEP_FOR_PAYLOAD_S + (_KEEP_FOR_RERANK_S if plan.rerank else 0.0)
         try:
@@ -202,6 +239,36 @@ class QueryApp:
         timings.mark("coarse")
         return _Asked(plan, vectors, found)
 
+    async def _watermark(
+        self, watermark: Watermark | None, collection: Collection, budget: Budget
+    ) -> Watermark | None:
+        """In terms of the generation that is asked. Raises BudgetSpent while it is not carried over
+        to that one.
+        """
+        if watermark is None or watermark.generation == collection.generation:
+            return watermark
+        if self._carrying is None:
+            return watermark
+        return await self._carrying.translated(watermark, collection, budget.stage_s("carrying"))
+
+    async def _promised(
+        self, plan: Plan, promise: Promise, collection: Collection, queries: int, budget: Budget
+    ) -> Plan:
+        """The plan that was measured to keep the promise in what is left of the time. Raises
+        NotCalibrated.
+        """
+        held = await self._standing.of(collection, budget.left_s())
+        left_s = budget.stage_s("coarse", _KEEP_FOR_PAYLOAD_S)
+        kept = self._promises.keep(
+            promise,
+            collection,
+            held,
+            plan.search_class.name,
+            plan.k,
+            left_s * 1e3 / queries,
+        )
+        return plan.by(kept)
+
     async def _vectors(
         self, collection: Collection, queries: Sequence[str] | Vectors, budget: Budget
     ) -> Floats:
@@ -214,13 +281,10 @@ class QueryApp:
         for number, text in enumerate(queries):
             field_name = "query.text" if len(queries) == 1 else f"texts.{number}"
             check_text(text, self.limits.max_text_bytes, field_name)
-        space = self._encoder.space
-        collection.space.require_same(
-            space.fingerprint,
-            f"this server's model {space.model} (collection {collection.name!r} was made with "
-            f"{collection.space.model}: serve that one, or search with its vectors)",
+        encoder = await encoder_of(
+            self._encoders, collection, "search with its vectors", budget.stage_s("encode")
         )
-        vectors = await self._encoder.encode(queries, Role.QUERY, budget.stage_s("encode"))
+        vectors = await encoder.encode(queries, Role.QUERY, budget.stage_s("encode"))
         return collection.project(vectors)
 
     def _check_count(self, count: int, field_name: str) -> None:
@@ -238,7 +302,8 @@ class QueryApp:
         hits: CoarseHits,
         options: SearchOptions,
         budget: Budget,
-    ) -> None:
+    ) -> Ids:
+        """Fill the answer in. Returns the internal ids that were found for it, best first."""
         if answer.plan.rerank:
             ids, scores = await self._rerank(answer, vector, hits, options, budget)
             answer.timings.mark("rerank")
@@ -246,6 +311,7 @@ class QueryApp:
             ids, scores = hits.ids, hits.estimates
         await self._add_documents(answer, ids, scores, budget)
         answer.timings.mark("payload")
+        return ids
 
     async def _rerank(
         self,
@@ -255,7 +321,9 @@ class QueryApp:
         options: SearchOptions,
         budget: Budget,
     ) -> tuple[Ids, Floats]:
-        query = RerankQuery(vector, hits, answer.plan.k, BOUND_Z, options.exhaustive)
+        query = RerankQuery(
+            vector, hits, answer.plan.reads, answer.plan.bound_z, options.exhaustive
+        )
         timeout_s = budget.stage_s("rerank", _KEEP_FOR_PAYLOAD_S)
         if answer.plan.search_class.degrade:
             timeout_s *= _STORE_SHARE
@@ -267,7 +335,7 @@ class QueryApp:
             answer.degrade(
                 DegradationKind.RERANK_SKIPPED, f"hits are in the order of estimates: {error}"
             )
-            return best_estimates(hits, answer.plan.k)
+            return best_estimates(hits, answer.plan.reads)
         admit_rerank(answer, reranked)
         return reranked.ids, reranked.scores
 

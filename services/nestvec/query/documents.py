@@ -87,6 +87,28 @@ class Documents:
             self._cache[key] = document, size
         return document
 
+    async def ids(
+        self, collection_name: str, token: str, timeout_s: float
+    ) -> tuple[list[str], str]:
+        """External ids of the documents of one partition, and the token of the next; empty after
+        the last one. token: empty for the first. Raises InvalidRequest for one of another
+        generation.
+        """
+        collection = await self._catalogue.get(collection_name)
+        partition = _partition_of(token, collection)
+        found: dict[str, None] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                only = range(partition, partition + 1)
+                async for internal in self._store.live_ids(collection, only):
+                    names = await self._store.external_ids(collection, internal)
+                    found.update(dict.fromkeys(name for name in names if name is not None))
+        except TimeoutError:
+            raise BudgetSpent("ids") from None
+        following = partition + 1
+        more = following < collection.partitions
+        return list(found), f"{collection.generation}:{following}" if more else ""
+
     async def get(
         self, collection_name: str, ids: Sequence[str], with_vectors: bool, timeout_s: float
     ) -> tuple[Collection, list[tuple[Document, Floats | None]], list[str]]:
@@ -128,3 +150,17 @@ class Documents:
                 decoded = collection.codec.decode_one(vector or b"", name)
             found.append((document, decoded))
         return collection, found, missing
+
+
+def _partition_of(token: str, collection: Collection) -> int:
+    """What the next part of a list of ids begins with."""
+    if not token:
+        return 0
+    generation, _, partition = token.partition(":")
+    known = generation == str(collection.generation) and partition.isdecimal()
+    if not known or not 0 < int(partition) < collection.partitions:
+        raise InvalidRequest(
+            "page_token",
+            f"{token!r} is none of collection {collection.name!r} as it is now; begin without one",
+        )
+    return int(partition)

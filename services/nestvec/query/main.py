@@ -9,20 +9,35 @@ from nestvec.admin.app import StoredCatalogue
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
 from nestvec.core.members import MemberRole
-from nestvec.core.ports import Catalogue, Encoder, Reranker, Shards, VectorStore
+from nestvec.core.ports import (
+    Carrying,
+    Catalogue,
+    Encoders,
+    PairScorer,
+    Reranker,
+    Shards,
+    VectorStore,
+)
+from nestvec.cross.main import open_cross_encoder
 from nestvec.encoder import servicer as encoder_servicer
-from nestvec.encoder.main import open_encoder
+from nestvec.encoder.main import open_encoders
 from nestvec.fanout.main import open_writers
+from nestvec.quality import servicer as quality_servicer
+from nestvec.quality.live import LiveRecall
+from nestvec.quality.main import open_live_recall
 from nestvec.query import servicer
 from nestvec.query.app import QueryApp
 from nestvec.query.documents import Documents
-from nestvec.query.kept import KeptQueries
+from nestvec.query.kept import KeptEncoders
 from nestvec.query.plan import Limits, SearchClass
+from nestvec.query.sampled import AnswerSampler
+from nestvec.query.shadow import ShadowAsker
+from nestvec.replication.main import open_carrier
 from nestvec.rerank.main import open_reranker
 from nestvec.rpc.forwarding import forwarded
 from nestvec.rpc.server import Mounted
 from nestvec.serving import run_main
-from nestvec.v1 import admin_pb2, ingest_pb2
+from nestvec.v1 import admin_pb2, ingest_pb2, migration_pb2
 
 
 def search_classes(settings: Settings) -> list[SearchClass]:
@@ -39,15 +54,43 @@ def open_documents(settings: Settings, catalogue: Catalogue, store: VectorStore)
 def query_app(
     settings: Settings,
     catalogue: Catalogue,
-    encoder: Encoder,
+    encoders: Encoders,
     shards: Shards,
     reranker: Reranker,
     documents: Documents,
+    cross_encoder: PairScorer | None,
+    live: LiveRecall | None = None,
+    carrying: Carrying | None = None,
+    shadow: ShadowAsker | None = None,
 ) -> QueryApp:
-    """The application, with the settings' classes and limits."""
+    """The application, with the settings' classes and limits. live: what is told of a sample."""
     limits = Limits(**settings.limits.model_dump(exclude={"max_ids"}))
-    kept = KeptQueries(encoder, settings.encoder.query_cache_bytes)
-    return QueryApp(catalogue, kept, shards, reranker, documents, search_classes(settings), limits)
+    kept = KeptEncoders(encoders, settings.encoder.query_cache_bytes)
+    sampler = None
+    if live is not None:
+        sampler = AnswerSampler(settings.live_recall.sample, live.take, live.pass_over)
+    return QueryApp(
+        catalogue,
+        kept,
+        shards,
+        reranker,
+        documents,
+        search_classes(settings),
+        limits,
+        cross_encoder,
+        sampler,
+        carrying,
+        shadow,
+    )
+
+
+def open_shadow(
+    catalogue: StoredCatalogue, store: VectorStore, stack: AsyncExitStack
+) -> ShadowAsker:
+    """For while a collection moves to another model; `stack` ends what it asks."""
+    asker = ShadowAsker(catalogue, store)
+    stack.push_async_callback(asker.close)
+    return asker
 
 
 async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
@@ -55,29 +98,42 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     store = await open_shared_store(settings.store, stack)
     catalogue = StoredCatalogue(store)
     documents = open_documents(settings, catalogue, store)
-    encoder = await open_encoder(settings, stack)
+    encoders = await open_encoders(settings, stack)
+    shards = await open_shards(settings, store, stack)
+    live = open_live_recall(settings, store, shards, stack)
     app = query_app(
         settings,
         catalogue,
-        encoder,
-        await open_shards(settings, store, stack),
+        encoders,
+        shards,
         await open_reranker(settings, store, stack),
         documents,
+        await open_cross_encoder(settings, stack),
+        live,
+        open_carrier(store, catalogue),
+        open_shadow(catalogue, store, stack),
     )
+    catalogue.start()
+    stack.push_async_callback(catalogue.close)
+    catalogue.tell(encoders.expect)
+    await catalogue.refresh()
     cap_s = settings.server.deadline_cap_s
-    own = [servicer.mount(app, documents, cap_s)]
+    own = [servicer.mount(app, documents, cap_s), quality_servicer.mount(live)]
     if settings.cluster.name is None:
         return own
-    return own + await _front_end(settings, encoder, stack)
+    return own + await _front_end(settings, encoders, stack)
 
 
-async def _front_end(settings: Settings, encoder: Encoder, stack: AsyncExitStack) -> list[Mounted]:
+async def _front_end(
+    settings: Settings, encoders: Encoders, stack: AsyncExitStack
+) -> list[Mounted]:
     """In a cluster callers need one address: what others do is passed on to them."""
     writers = await open_writers(settings, stack)
     return [
         forwarded(ingest_pb2.DESCRIPTOR, "IngestService", writers.pick),
         forwarded(admin_pb2.DESCRIPTOR, "AdminService", writers.pick),
-        encoder_servicer.mount(encoder, settings.server.deadline_cap_s),
+        forwarded(migration_pb2.DESCRIPTOR, "MigrationService", writers.pick),
+        encoder_servicer.mount(encoders, settings.server.deadline_cap_s),
     ]
 
 

@@ -17,7 +17,8 @@ from nestvec.core.watermark import Watermark
 from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
 from nestvec.query.documents import Documents
-from nestvec.query.plan import SearchOptions
+from nestvec.query.plan import Plan, SearchOptions
+from nestvec.query.promise import Promise
 from nestvec.rpc.field_wire import fields_to_wire, filter_from_wire
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import (
@@ -101,6 +102,15 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         )
         return query_pb2.GetDocumentsResponse(documents=documents, missing_ids=missing, space=space)
 
+    async def ListDocumentIds(
+        self, request: query_pb2.ListDocumentIdsRequest, context: Context
+    ) -> query_pb2.ListDocumentIdsResponse:
+        """See query.proto."""
+        ids, following = await self._documents.ids(
+            request.collection, request.page_token, time_left_s(context, self._cap_s)
+        )
+        return query_pb2.ListDocumentIdsResponse(ids=ids, next_page_token=following)
+
 
 def mount(app: QueryApp, documents: Documents, cap_s: float) -> Mounted:
     """For a server."""
@@ -161,12 +171,15 @@ def _read_options(message: query_pb2.SearchOptions) -> SearchOptions:
         rerank=given("rerank"),
         min_coverage=given("min_coverage"),
         exhaustive=message.exhaustive_rerank,
+        cross_encode=given("cross_encode"),
         filter=filter_from_wire(message.filter) if message.HasField("filter") else None,
         watermark=(
             Watermark.from_bytes(message.watermark, "options.watermark")
             if message.watermark
             else None
         ),
+        target_recall=given("target_recall"),
+        bound_z=given("bound_z"),
     )
 
 
@@ -184,10 +197,13 @@ def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.Sear
             answer.coverage,
         )
     )
+    response.cross_encoder = answer.cross_encoder
     response.certificate = certificate_to_wire(answer.certificate)
     response.failure_probability = answer.failure_probability
     if answer.degradations:
         response.degradations.extend(map(degradation_to_wire, answer.degradations))
+    if answer.plan.promise is not None:
+        response.plan.CopyFrom(_plan(answer.plan, answer.plan.promise))
     _add_hits(response, answer, options.ids_only)
     if options.explain:
         response.explanation.candidates = answer.candidates
@@ -201,14 +217,36 @@ def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.Sear
 def _add_hits(response: query_pb2.SearchResponse, answer: Answer, ids_only: bool) -> None:
     add = response.hits.add
     for hit in answer.hits:
-        document = hit.document
+        document, score, cross_score = hit
         if ids_only:
-            add(id=document.id, score=hit.score)
+            add(id=document.id, score=score, cross_score=cross_score)
         elif document.fields:
             fields = fields_to_wire(document.fields)
-            add(id=document.id, score=hit.score, text=document.text, fields=fields)
+            add(
+                id=document.id,
+                score=score,
+                text=document.text,
+                fields=fields,
+                cross_score=cross_score,
+            )
         else:
-            add(id=document.id, score=hit.score, text=document.text)
+            add(id=document.id, score=score, text=document.text, cross_score=cross_score)
+
+
+def _plan(plan: Plan, promise: Promise) -> query_pb2.CalibratedPlan:
+    point = promise.point
+    return query_pb2.CalibratedPlan(
+        coarse_dim=plan.coarse_dim,
+        candidates=plan.candidates,
+        rerank=plan.rerank,
+        bound_z=plan.bound_z if plan.rerank else 0.0,
+        target_recall=promise.target,
+        measured_recall=0.0 if point is None else point.recall,
+        recall_low=0.0 if point is None else point.low,
+        recall_high=1.0 if point is None else point.high,
+        confidence=promise.confidence,
+        reaches_target=not promise.missed,
+    )
 
 
 @lru_cache(maxsize=64)
@@ -255,6 +293,7 @@ def _tell(answer: Answer) -> None:
         matching=answer.matching,
         coverage=round(answer.coverage.fraction, 6),
         certificate=answer.certificate.value,
+        cross_encoder=answer.cross_encoder,
         degradations=[one.kind.value for one in answer.degradations],
         milliseconds=round(sum(answer.timings.stages.values()), 3),
     )

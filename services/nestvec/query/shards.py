@@ -35,6 +35,7 @@ _log = logger()
 class ShardsAnswer:
     """hits: one a query, over all shards that answered, best first. matching: how many of their
     documents the filter lets through. refused: what a shard does not serve, and the others do.
+    missing: the numbers of the shards that did not answer.
     """
 
     hits: list[CoarseHits]
@@ -42,6 +43,7 @@ class ShardsAnswer:
     degradations: list[Degradation]
     matching: int
     refused: NotFound | None = None
+    missing: tuple[int, ...] = ()
 
 
 class HeldDocuments:
@@ -123,6 +125,7 @@ async def _ask_many(
         [_missing(number, error) for number, error in errors.items()],
         sum(answer.matching for answer in answers.values()),
         next((error for error in errors.values() if isinstance(error, NotFound)), None),
+        tuple(errors),
     )
 
 
@@ -244,6 +247,7 @@ def merge_hits(parts: Sequence[CoarseHits], count: int) -> CoarseHits:
         half_widths[best],
         rest,
         sum(part.rest_count for part in parts) + len(cut),
+        _rest_half_width(parts, half_widths[cut]),
     )
 
 
@@ -254,6 +258,12 @@ def best_estimates(hits: CoarseHits, k: int) -> tuple[Ids, Floats]:
     ids, scores = merge_top([(hits.ids, hits.estimates)], len(hits.ids))
     kept = k if len(ids) <= k else int(np.searchsorted(-scores, -scores[k - 1], side="right"))
     return ids[:kept], scores[:kept]
+
+
+def _rest_half_width(parts: Sequence[CoarseHits], cut: Floats) -> float:
+    widths = [part.rest_half_width for part in parts if part.rest_count]
+    # Of one that does not tell its own, nothing is known of all.
+    return 0.0 if 0.0 in widths else max([float(cut.max(initial=0.0)), *widths])
 
 
 def _rest_upper_bound(parts: Sequence[CoarseHits], cut: float) -> float | None:

@@ -26,7 +26,7 @@ from nestvec.core.ports import EmbeddingModel
 from nestvec.core.space import Prompts, Role
 from nestvec.core.tiers import prepare
 from nestvec.encoder.app import EncoderApp, EncoderLimits
-from nestvec.encoder.lanes import tokens_of
+from nestvec.batching.lanes import tokens_of
 from tests.support.rooms import eventually
 
 PATIENT_S = 30.0
@@ -421,7 +421,7 @@ def test_every_caller_gets_what_it_would_get_alone(
                 assert isinstance(answer, ValueError)
         assert app.queue == 0
         for lane in app._batcher._lanes.values():
-            assert (lane.texts, lane.tokens, len(lane.calls)) == (0, 0, 0)
+            assert (lane.items, lane.tokens, len(lane.calls)) == (0, 0, 0)
         for call in model.calls:
             assert len({text.split()[0] for text in call}) == 1
             assert len(call) <= texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -33,11 +34,12 @@ from nestvec.core.scoring import exact_top
 from nestvec.core.space import Role
 from nestvec.core.watermark import Watermark
 from nestvec.query import app as app_module
-from nestvec.query.answer import Answer
+from nestvec.query.answer import Answer, fill_in
 from nestvec.query.app import Vectors
-from nestvec.query.plan import Limits, SearchOptions
+from nestvec.query.plan import Limits, SearchClass, SearchOptions
 from tests.nestvec.core.synthetic import mrl_like, unit
 from tests.support.rooms import (
+    CLASSES,
     PATIENT_S,
     FaultyShard,
     FaultyStore,
@@ -137,6 +139,39 @@ async def test_shards_are_asked_for_candidates_with_bounds_only_where_a_rerank_f
         assert (reranked.count, plain.count) == (40, 3)
         assert reranked.bound_z == 5.0
         assert plain.bound_z is None
+
+
+async def test_a_class_that_certifies_bounds_the_whole_collection_from_few_candidates() -> None:
+    certain = SearchClass("certain", 32, k=1, candidates=8, rerank=True, certified=True)
+    async with open_rooms(shards=2, classes=(*CLASSES, certain), wrap_shard=FaultyShard) as rooms:
+        await rooms.create()
+        await rooms.add(*DOCUMENTS)
+        answer = await rooms.ask(DOCUMENTS[4].text, search_class="certain")
+        assert answer.certificate is Certificate.COLLECTION
+        assert 0.0 < answer.failure_probability <= math.exp(-12.5)
+        assert answer.candidates == 8
+        usual = await rooms.ask(DOCUMENTS[4].text, coarse_dim=32, k=1, candidates=8)
+        assert usual.certificate is Certificate.WITHIN_CANDIDATES
+        assert ids_of(usual) == ids_of(answer)
+        plain = await rooms.ask(DOCUMENTS[4].text, search_class="certain", rerank=False)
+        assert plain.certificate is Certificate.NONE
+        shard = rooms.shards[0]
+        assert isinstance(shard, FaultyShard)
+        assert [one.certified_k for one in shard.asked] == [1, 0, 0]
+        shard.faults.before["search"] = [raising(WorkerUnavailable("down"))]
+        partly = await rooms.ask(DOCUMENTS[4].text, search_class="certain", min_coverage=0.0)
+        assert partly.certificate is Certificate.WITHIN_CANDIDATES
+
+
+async def test_a_document_that_is_found_under_two_ids_certifies_nothing(rooms: Rooms) -> None:
+    """What would have taken the second place was not looked for."""
+    answer = await rooms.ask("red green", k=3)
+    assert answer.certificate is Certificate.COLLECTION
+    assert answer.failure_probability > 0.0
+    twice = [hit.document for hit in answer.hits for _ in range(2)][:3]
+    fill_in(answer, twice, np.array([0.9, 0.8, 0.7], np.float32))
+    assert ids_of(answer) == [twice[0].id, twice[2].id]
+    assert (answer.certificate, answer.failure_probability) == (Certificate.NONE, 0.0)
 
 
 async def test_a_query_is_encoded_as_a_query_and_a_document_as_a_document() -> None:

@@ -253,11 +253,16 @@ async def _well() -> None:
 
 
 def columns(
-    uppers: Sequence[float], first_id: int, rest: float | None, rest_count: int = 0
+    uppers: Sequence[float],
+    first_id: int,
+    rest: float | None,
+    rest_count: int = 0,
+    rest_half_width: float = 0.0,
 ) -> CoarseHits:
     estimates = np.array(uppers, np.float32) - np.float32(0.125)
     ids = np.arange(first_id, first_id + len(uppers), dtype=np.int64)
-    return CoarseHits(ids, estimates, np.full(len(uppers), 0.125, np.float32), rest, rest_count)
+    widths = np.full(len(uppers), 0.125, np.float32)
+    return CoarseHits(ids, estimates, widths, rest, rest_count, rest_half_width)
 
 
 sides = st.lists(st.integers(-8, 8).map(lambda n: n / 8), max_size=6).map(
@@ -289,6 +294,23 @@ def test_a_merge_keeps_the_best_and_bounds_all_that_it_leaves_out(
         known = [rest for rest in rests if rest is not None]
         assert merged.rest_upper_bound == max([*known, *cut])
     assert merged.rest_count == 3 * len(parts) + len(cut)
+
+
+@pytest.mark.parametrize(
+    ("others", "count", "widest"),
+    [
+        ((0.0, 0, 0.0), 2, 0.125),  # what is cut here has widths too
+        ((0.0, 3, 0.25), 2, 0.25),
+        ((0.0, 3, 0.0625), 2, 0.125),
+        ((0.0, 3, 0.0), 2, 0.0),  # one does not tell
+        ((-np.inf, 0, 0.0), 9, 0.0),  # nothing is left outside
+    ],
+)
+def test_a_merge_tells_the_widest_bound_that_it_leaves_out(
+    others: tuple[float, int, float], count: int, widest: float
+) -> None:
+    parts = [columns([0.5, 0.25], 0, -np.inf), columns([0.5, 0.25], 10, *others)]
+    assert merge_hits(parts, count).rest_half_width == widest
 
 
 @given(st.permutations(range(4)), st.integers(1, 8))

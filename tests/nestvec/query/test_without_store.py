@@ -208,7 +208,7 @@ async def test_a_catalogue_that_cannot_be_read_fails_no_search_of_a_known_collec
     async def down() -> None:
         raise StoreUnavailable("the store is down")
 
-    monkeypatch.setattr(store, "collections", down)
+    monkeypatch.setattr(store, "listing", down)
     # Each of these makes the catalogue look again.
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="coarse_dim"):
@@ -231,7 +231,7 @@ async def test_a_shard_that_does_not_serve_it_is_admitted_while_the_catalogue_is
         async def down() -> None:
             raise StoreUnavailable("the store is down")
 
-        monkeypatch.setattr(store, "collections", down)
+        monkeypatch.setattr(store, "listing", down)
         lose(store)
         for _ in range(2):
             answer = await rooms.ask("red", min_coverage=0.0)

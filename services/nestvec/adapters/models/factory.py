@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from nestvec.adapters.models.adapted import ADAPTER_FILE, AdaptedModel
 from nestvec.adapters.models.card import CARD_FILE, card_in, read_card
@@ -20,6 +21,9 @@ from nestvec.core.ports import EmbeddingModel
 
 _TRANSFORMER_FILES = ("modules.json", "config.json")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+Origin = Literal["table", "folder", "package", "endpoint", "fake", "nowhere"]
+_PREFIXES: dict[str, Origin] = {"openai": "endpoint", "hash": "fake", "package": "package"}
 
 
 class _Found(NamedTuple):
@@ -59,6 +63,23 @@ def load_model(settings: ModelSettings | str = "default") -> EmbeddingModel:
             Path(found.place), settings.card, lambda name: load_model(replace(base, model=name))
         )
     return _transformer(found, settings)
+
+
+def origin_of(reference: str) -> Origin:
+    """Where a bare reference leads, without loading anything: "nowhere" for what is no model, or
+    one that only a hub may know.
+    """
+    prefix, _, rest = reference.partition(":")
+    if prefix in ("openai", "hash", "package"):
+        return _PREFIXES[prefix] if prefix != "package" or _is_installed(rest) else "nowhere"
+    if reference == "default":
+        return "table"
+    if Path(reference).expanduser().is_dir():
+        return "folder"
+    card = find_known(reference)
+    if card is not None:
+        return "endpoint" if card.kind == "openai" else "table"
+    return "package" if _is_installed(reference) else "nowhere"
 
 
 def _find(reference: str, kind: Kind) -> _Found:
@@ -125,17 +146,23 @@ def _is_installed(name: str) -> bool:
 
 def _find_package(name: str, kind: Kind) -> _Found:
     """The model in an installed package: the folder of its modules.json or card.json."""
+    folder = package_folder(name, (_TRANSFORMER_FILES[0], CARD_FILE))
+    return _Found(_kind_of(folder, kind), str(folder), metadata.distribution(name).name)
+
+
+def package_folder(name: str, wanted: Sequence[str]) -> Path:
+    """Where an installed package keeps a file of one of these names, the first that it has. Raises
+    ConfigError.
+    """
     if not _is_installed(name):
         raise ConfigError(f"package {name!r} is not installed; pip install it first")
-    package = metadata.distribution(name)
-    files = package.files or []
-    for wanted in (_TRANSFORMER_FILES[0], CARD_FILE):
+    files = metadata.distribution(name).files or []
+    for one in wanted:
         for file in files:
-            if file.name == wanted:
-                folder = Path(str(file.locate())).parent
-                return _Found(_kind_of(folder, kind), str(folder), package.name)
+            if file.name == one:
+                return Path(str(file.locate())).parent
     raise ConfigError(
-        f"package {name!r} carries no model ({_TRANSFORMER_FILES[0]} or {CARD_FILE}); "
+        f"package {name!r} carries no model ({' or '.join(wanted)}); "
         f"name a folder or a hub model instead"
     )
 

@@ -9,9 +9,10 @@ import importlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from safetensors import SafetensorError
 
 from nestvec.adapters.models.card import ModelCard
 from nestvec.adapters.models.digest import digest_files
@@ -30,6 +31,7 @@ _SHAPING = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+_EXPECTED = "expected a sentence-transformers folder, or a hub name that this machine reaches"
 # Prompt names that published models use for a query and for a document, best first.
 _QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
 _DOCUMENT_PROMPTS = ("document", "passage", "search_document", "retrieval.passage")
@@ -62,7 +64,7 @@ class SentenceTransformersModel:
         Without a card the model serves its full dimension only, with the prompts of its own
         configuration. Raises ConfigError when the extra is missing or the model does not load.
         """
-        model = _load(place, settings)
+        model = load_with_library("SentenceTransformer", place, settings, _EXPECTED)
         probe = _encode(model, ["dimension"], settings.batch_size, {})
         dim = int(probe.shape[1])
         if card is not None:
@@ -92,7 +94,7 @@ class SentenceTransformersModel:
                     outputs[rows] = _encode(self._model, batch, self._batch_size, arguments)
                 except RuntimeError as error:  # torch's: out of memory, a device that is gone
                     raise WorkerUnavailable(
-                        f"model {self._space.model} failed: {_first_line(error)}; "
+                        f"model {self._space.model} failed: {first_line(error)}; "
                         f"a smaller batch needs less memory"
                     ) from error
         return outputs
@@ -115,7 +117,16 @@ class SentenceTransformersModel:
         return groups
 
 
-def _load(place: str, settings: LocalSettings) -> Any:
+def load_with_library(
+    kind: Literal["SentenceTransformer", "CrossEncoder"],
+    place: str,
+    settings: LocalSettings,
+    expected: str,
+    **arguments: Any,
+) -> Any:
+    """The library's own model. expected: for the message, where it does not load. Raises
+    ConfigError.
+    """
     try:
         library = importlib.import_module("sentence_transformers")
     except ImportError as error:
@@ -123,24 +134,26 @@ def _load(place: str, settings: LocalSettings) -> Any:
             f"model {place} needs sentence-transformers ({error}); pip install 'nestvec[encoder]'"
         ) from None
     try:
-        return library.SentenceTransformer(
+        return getattr(library, kind)(
             place,
             device=settings.device or None,
             revision=settings.revision or None,
             trust_remote_code=settings.trust_remote_code,
+            **arguments,
         )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         way_out = (
             "its authors ship code: read it, then set local.trust_remote_code: true"
             if "trust_remote_code" in str(error)
-            else "expected a sentence-transformers folder, or a hub name that this machine reaches"
+            else expected
         )
         raise ConfigError(
-            f"model {place} cannot be loaded: {_first_line(error)}; {way_out}"
+            f"model {place} cannot be loaded: {first_line(error)}; {way_out}"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of its message; its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -184,7 +197,7 @@ def _digest(place: str, revision: str) -> str:
     """Of the weights on disk, and of the files that change what they give; the revision of a hub
     model that the hub's client keeps elsewhere.
     """
-    folder = Path(place) if Path(place).is_dir() else _hub_folder(place, revision)
+    folder = Path(place) if Path(place).is_dir() else hub_folder(place, revision)
     if folder is None:
         return revision
     weights = [path for path in folder.iterdir() if path.suffix in _WEIGHTS]
@@ -199,7 +212,7 @@ def _digest(place: str, revision: str) -> str:
     return digest_files(folder, weights + modules + shaping)
 
 
-def _hub_folder(name: str, revision: str) -> Path | None:
+def hub_folder(name: str, revision: str) -> Path | None:
     """Where the hub's client put the model's files, by a file that each has."""
     hub = importlib.import_module("huggingface_hub")
     found = hub.try_to_load_from_cache(name, "config.json", revision=revision or None)

@@ -49,6 +49,13 @@ class BatchCosts:
         """What that many tokens take in batches as the recent ones; 0 while nothing is known."""
         return tokens * self._seconds / self._tokens if self.known and self._tokens else 0.0
 
+    def seconds_of(self, tokens: int, batches: int = 1) -> float:
+        """What that many tokens take in that many batches; 0 while nothing is known."""
+        if not self.known or not tokens:
+            return 0.0
+        fixed_s, token_s = self._line()
+        return batches * fixed_s + tokens * token_s
+
     def _line(self) -> tuple[float, float]:
         """Seconds of any batch, and seconds a token."""
         mean_s = self._seconds / self._tokens if self._tokens else 0.0

@@ -1,0 +1,1 @@
+"""Concurrent calls of a model share its batches: the encoder's, and the cross-encoder's."""
