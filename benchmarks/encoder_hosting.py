@@ -36,6 +36,7 @@ import typer
 
 from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Floats
+from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import NestvecError
 from nestvec.core.space import Role
 from nestvec.encoder import servicer
@@ -84,7 +85,7 @@ class Replica:
         threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True).start()
 
     async def _serve(self) -> None:
-        server = Server([servicer.mount(self._app, 30.0)], ServerLimits())
+        server = Server([servicer.mount(FixedEncoders(self._app), 30.0)], ServerLimits())
         port = await server.start("127.0.0.1", 0)
         written = self._board / f".{os.getpid()}"
         written.write_text(f"127.0.0.1:{port}", encoding="utf-8")

@@ -17,6 +17,7 @@ from nestvec_cluster import (
     cli_cluster,
     cli_collections,
     cli_documents,
+    cli_migrate,
     cli_reshard,
     cli_upkeep,
 )
@@ -63,9 +64,24 @@ _LATE = (
         "nestvec_cluster.ablate:ablate",
     ),
     LateCommand(
+        "calibrate",
+        "Learn the cheapest way to reach each recall in a collection.",
+        "nestvec_cluster.cli_calibrate:calibrate",
+    ),
+    LateCommand(
+        "recall",
+        "Show what a server's answers have lost against exact search.",
+        "nestvec_cluster.cli_recall:recall",
+    ),
+    LateCommand(
         "probe",
         "Say whether a model is Matryoshka, and at which dimensions.",
         "nestvec_cluster.probe:probe",
+    ),
+    LateCommand(
+        "gate",
+        "Decide whether a model may be released, against a budget.",
+        "nestvec_cluster.gate:gate",
     ),
     LateCommand(
         "conform",
@@ -219,6 +235,7 @@ cli_collections.add_to(app)
 cli_upkeep.add_to(app)
 cli_cluster.add_to(app)
 cli_reshard.add_to(app)
+cli_migrate.add_to(app)
 app.add_typer(config_app, name="config")
 
 if __name__ == "__main__":

@@ -45,6 +45,13 @@ def create(
             "loses something needs --budget and --measured."
         ),
     ] = "auto",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Whose space it is made in: a model of the server's settings, a known one, a "
+            "package or a folder on its machine. By default the server's own."
+        ),
+    ] = "",
     budget: BudgetText = None,
     measured: Measured = None,
     override: Override = "",
@@ -71,6 +78,7 @@ def create(
             fields=fields,
             coarse_code=code,
             evidence=evidence,
+            model=model,
             exist_ok=exist_ok,
         )
     from nestvec_cluster.tables import collection_data, dump_json, print_collections

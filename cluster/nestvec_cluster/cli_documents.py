@@ -229,6 +229,17 @@ def search(
     rerank: Annotated[
         bool | None, typer.Option(help="Order at full dimension, or not; else as the class has it.")
     ] = None,
+    target_recall: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of exact search's best that answers shall hold, as 0.98: the cheapest "
+            "plan that `nestvec calibrate` measured to reach it is run."
+        ),
+    ] = None,
+    cross_encode: Annotated[
+        bool | None,
+        typer.Option(help="Have a cross-encoder order the first hits, or not; else as the class."),
+    ] = None,
     where: Annotated[
         str | None,
         typer.Option(
@@ -258,6 +269,8 @@ def search(
             coarse_dim=coarse_dim,
             candidates=candidates,
             rerank=rerank,
+            cross_encode=cross_encode,
+            target_recall=target_recall,
             filter=where,
             min_coverage=min_coverage,
             explain=explain,

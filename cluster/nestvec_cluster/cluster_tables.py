@@ -83,6 +83,7 @@ def status_data(status: ClusterStatus) -> dict[str, Any]:
                     ("current", one.current),
                     ("coming", one.coming),
                     ("previous", one.previous),
+                    ("left", one.left),
                 )
             }
             for name, one in view.assignments.items()
@@ -176,8 +177,13 @@ def _holds(view: ClusterView, layout: Layout) -> list[str]:
     """Which collections, and while one moves between layouts: as which of them."""
     told = []
     for name, one in sorted(view.assignments.items()):
-        kinds = {"current": one.current, "coming": one.coming, "previous": one.previous}
-        moves = one.coming is not None or one.previous is not None
+        kinds = {
+            "current": one.current,
+            "coming": one.coming,
+            "previous": one.previous,
+            "left": one.left,
+        }
+        moves = one.layouts() != (one.current,)
         named = "all others" if name == EVERY_COLLECTION else name
         told += [f"{named} ({kind})" if moves else named for kind in kinds if kinds[kind] == layout]
     return told
@@ -198,7 +204,7 @@ def _facts(member: Member) -> list[str | Text]:
 
 def _others(status: ClusterStatus) -> Table:
     table = _table("process", "state", "address", "node", "memory", "p95", "queue")
-    for role in (MemberRole.ENCODER, MemberRole.INGEST, MemberRole.QUERY, MemberRole.RERANK):
+    for role in (role for role in MemberRole if role is not MemberRole.COARSE):
         for member in status.view.of_role(role):
             facts = member.facts
             table.add_row(

@@ -45,7 +45,7 @@ from nestvec_cluster.pieces import (
     encoder_plan,
 )
 from nestvec_cluster.placing import Placing, Slab, made_from, report, running, slab_name, slabs
-from nestvec_cluster.ray_room import require_room
+from nestvec_cluster.ray_room import alive_nodes, require_room, require_store_in_reach
 from nestvec_cluster.topology import Topology
 
 _LOOK_S = 0.1
@@ -103,6 +103,8 @@ class Deployment:
         actors = running(topology.namespace)
         require_not_elsewhere(topology, view, actors)
         require_same_shards(topology, view)
+        nodes = alive_nodes()
+        require_store_in_reach(topology, [one["NodeManagerAddress"] for one in nodes])
         require_room(demands(topology))
         await self._assign(view)
         changes = Changes()

@@ -16,22 +16,26 @@ from nestvec.admin.app import AdminApp, StoredCatalogue
 from nestvec.admin.main import admin_app, server_facts
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
-from nestvec.core.ports import Encoder, Reranker, Shards, VectorStore
+from nestvec.core.ports import Encoders, Reranker, Shards, VectorStore
+from nestvec.cross.main import open_cross_encoder
 from nestvec.encoder import servicer as encoder_servicer
-from nestvec.encoder.main import open_encoder
+from nestvec.encoder.main import open_encoders
 from nestvec.ingest import servicer as ingest_servicer
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.main import ingest_app
+from nestvec.quality import servicer as quality_servicer
+from nestvec.quality.live import LiveRecall
+from nestvec.quality.main import open_live_recall
 from nestvec.query import servicer as query_servicer
 from nestvec.query.app import QueryApp
 from nestvec.query.documents import Documents
-from nestvec.query.main import open_documents, query_app
+from nestvec.query.main import open_documents, open_shadow, query_app
+from nestvec.replication import servicer as migration_servicer
+from nestvec.replication.app import MigrationApp
+from nestvec.replication.main import open_carrier, open_migrations
 from nestvec.rerank.main import open_reranker
 from nestvec.rpc.server import Mounted
 from nestvec.serving import listen
-from nestvec.telemetry.logs import logger
-
-_log = logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +47,23 @@ class Applications:
     documents: Documents
     admin: AdminApp
     ingest: IngestApp
-    encoder: Encoder
+    encoders: Encoders
     shards: Shards
     reranker: Reranker
     store: VectorStore
+    live: LiveRecall | None
+    migrations: MigrationApp
 
     def mounted(self) -> list[Mounted]:
         """The public services, and the encoder for clients that bring their own vectors."""
         cap_s = self.settings.server.deadline_cap_s
         return [
             query_servicer.mount(self.query, self.documents, cap_s),
+            quality_servicer.mount(self.live),
             ingest_servicer.mount(self.ingest),
-            admin_servicer.mount(self.admin, server_facts(self.settings, self.encoder)),
-            encoder_servicer.mount(self.encoder, cap_s),
+            admin_servicer.mount(self.admin, server_facts(self.settings, self.encoders)),
+            migration_servicer.mount(self.migrations),
+            encoder_servicer.mount(self.encoders, cap_s),
         ]
 
 
@@ -71,33 +79,48 @@ async def open_applications(settings: Settings, stack: AsyncExitStack) -> Applic
     """Open every room and every collection in the store; `stack` closes them in reverse order."""
     store = await open_store(settings.store, stack)
     catalogue = StoredCatalogue(store)
-    encoder = await open_encoder(settings, stack)
+    encoders = await open_encoders(settings, stack)
     shards = await open_shards(settings, store, stack)
     reranker = await open_reranker(settings, store, stack)
-    admin = admin_app(settings, catalogue, encoder, shards, store)
+    cross_encoder = await open_cross_encoder(settings, stack)
+    admin = admin_app(settings, catalogue, encoders, shards, store)
+    await admin.open_all()
+    catalogue.tell(encoders.expect)
+    await catalogue.refresh()
+    # What is under way is taken up again once all of it is open.
+    carrying = open_carrier(store, catalogue)
+    ingest = ingest_app(settings, catalogue, encoders, shards, store, stack, carrying)
+    migrations = open_migrations(
+        store, catalogue, admin, shards, encoders, stack, wrote=ingest.copied
+    )
     documents = open_documents(settings, catalogue, store)
+    live = open_live_recall(settings, store, shards, stack)
     applications = Applications(
         settings=settings,
-        query=query_app(settings, catalogue, encoder, shards, reranker, documents),
+        query=query_app(
+            settings,
+            catalogue,
+            encoders,
+            shards,
+            reranker,
+            documents,
+            cross_encoder,
+            live,
+            carrying,
+            open_shadow(catalogue, store, stack),
+        ),
         documents=documents,
         admin=admin,
-        ingest=ingest_app(settings, catalogue, encoder, shards, store, stack),
-        encoder=encoder,
+        ingest=ingest,
+        encoders=encoders,
         shards=shards,
         reranker=reranker,
         store=store,
+        live=live,
+        migrations=migrations,
     )
-    for collection in await admin.open_all():
-        if collection.space.fingerprint != encoder.space.fingerprint:
-            _log.warning(
-                "collection.other_space",
-                collection=collection.name,
-                collection_space=collection.space.fingerprint,
-                collection_model=collection.space.model,
-                encoder_space=encoder.space.fingerprint,
-                encoder_model=encoder.space.model,
-                hint="texts are refused for it: serve the model that it was made with",
-            )
+    catalogue.start()
+    stack.push_async_callback(catalogue.close)
     return applications
 
 

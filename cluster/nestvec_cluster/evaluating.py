@@ -1,7 +1,8 @@
 """A golden set through a running server: every query, at every tier, width and search class.
 
 Everything goes through the SDK, over gRPC, as any client's calls do. Query texts are encoded once,
-by the server; rankings are asked for with those vectors, latencies with the texts.
+by the server; rankings are asked for with those vectors, latencies with the texts. So are the
+rankings of a class with a cross-encoder, which reads texts.
 """
 
 from __future__ import annotations
@@ -115,18 +116,28 @@ class Evaluation:
         reranked = replace(shown, values=dict(shown.values) | dict(deep.values))
         return TierLanes(coarse, reranked, width, curve)
 
-    def search_class(self, name: str) -> Lane:
-        """One search class as configured, but for as many hits as recall@100 needs."""
-        return self.lane(SearchOptions(search_class=name, k=DEPTH))
+    def search_class(self, name: str, cross_encode: int = 0) -> Lane:
+        """One search class as configured, but for as many hits as recall@100 needs.
+        cross_encode: as the class has it.
+        """
+        options = SearchOptions(search_class=name, k=DEPTH)
+        return self.lane(options, by_text=cross_encode > 0)
 
-    def lane(self, options: SearchOptions, measures: Sequence[str] = tuple(MEASURES)) -> Lane:
+    def lane(
+        self,
+        options: SearchOptions,
+        measures: Sequence[str] = tuple(MEASURES),
+        by_text: bool = False,
+    ) -> Lane:
         """Every query, asked with these options."""
         options = options | SearchOptions(explain=True, ids_only=True)
         results: list[SearchResult] = []
-        vectors = self._asked.vectors
-        for first in range(0, len(vectors), _AT_ONCE):
-            part = vectors[first : first + _AT_ONCE]
-            results += self._client.search_batch(self._collection, part, **options)
+        # One deadline is for all queries of a call, and a cross-encoder takes its time for each.
+        at_once = 1 if by_text else _AT_ONCE
+        for first in range(0, len(self._asked.ids), at_once):
+            part = slice(first, first + at_once)
+            queries = self._asked.texts[part] if by_text else self._asked.vectors[part]
+            results += self._client.search_batch(self._collection, queries, **options)
         return Lane(
             self._values([[hit.id for hit in one.hits] for one in results], measures),
             np.array([one.explanation.fetched if one.explanation else 0 for one in results], float),

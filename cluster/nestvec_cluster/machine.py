@@ -6,7 +6,9 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ _LIBRARIES = (
 # BLAS and FAISS choose kernels and threads by these.
 _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS")
 _PROC = Path("/proc")
+# CPUCLOCK_SCHED of linux/posix-timers.h: what the scheduler counts, in nanoseconds.
+_CPU_CLOCK = 2
 
 
 def describe_machine() -> dict[str, Any]:
@@ -46,17 +50,29 @@ class ProcessMemory:
 
 def memory_below(pid: int) -> list[ProcessMemory]:
     """Process `pid`, then everything that descends from it. Empty where there is no /proc."""
-    children: defaultdict[int, list[int]] = defaultdict(list)
-    for folder in _PROC.glob("[0-9]*"):
-        children[_parent_of(folder)].append(int(folder.name))
     found: list[ProcessMemory] = []
-    waiting = [pid]
-    while waiting:
-        number = waiting.pop(0)
-        waiting += sorted(children[number])
+    for number in pids_below(pid):
         with contextlib.suppress(OSError):
             found.append(_memory_of(_PROC / str(number)))
     return found
+
+
+def pids_below(pid: int) -> list[int]:
+    """`pid`, then those of all that descend from it. Where there is no /proc, `pid` alone."""
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for folder in _PROC.glob("[0-9]*"):
+        children[_parent_of(folder)].append(int(folder.name))
+    found = [pid]
+    for number in found:
+        found += sorted(children[number])
+    return found
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """What these processes have used of the processor so far, in all their threads. Linux only:
+    the clock of another process has a number that clock_getcpuclockid(3) makes of its pid.
+    """
+    return sum(time.clock_gettime(~pid << 3 | _CPU_CLOCK) for pid in pids)
 
 
 def _parent_of(folder: Path) -> int:

@@ -174,6 +174,8 @@ def _settings(topology: Topology, slot: str, port: int) -> dict[str, Any]:
         },
         "store": store_settings(topology),
         "encoder": _encoder(topology.encoder, from_cluster=cluster_encoder),
+        "encoders": [one.model_dump(mode="json") for one in topology.encoders],
+        "cross_encoder": topology.cross_encoder.model_dump(mode="json"),
         "classes": {name: one.model_dump(mode="json") for name, one in topology.classes.items()},
         "limits": topology.limits.model_dump(mode="json"),
         "cluster": {"name": topology.name, "slot": slot, "heartbeat_s": timeouts.heartbeat_s},

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 import nestvec
-from nestvec.adapters.opening import open_model
+from nestvec.adapters.opening_models import open_model
 from nestvec.config import load_settings
 from nestvec.core.errors import ConfigError
 from nestvec.core.ports import EmbeddingModel

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nestvec.client import (
+    CalibratedPlan,
     CollectionDescription,
     CollectionInfo,
     GetResult,
@@ -62,17 +64,25 @@ def search_data(collection: str, result: SearchResult) -> dict[str, Any]:
         "collection": collection,
         "search_class": result.search_class,
         "hits": [
-            {"id": hit.id, "score": hit.score, "text": hit.text, "fields": dict(hit.fields)}
+            {
+                "id": hit.id,
+                "score": hit.score,
+                "cross_score": hit.cross_score,
+                "text": hit.text,
+                "fields": dict(hit.fields),
+            }
             for hit in result.hits
         ],
         "coarse": asdict(result.coarse),
         "scoring": asdict(result.scoring),
         "coverage": {**asdict(result.coverage), "fraction": result.coverage.fraction},
         "degradations": [asdict(one) for one in result.degradations],
+        "cross_encoder": result.cross_encoder,
         "certificate": result.certificate.value,
         "failure_probability": result.failure_probability,
         "generation": result.generation,
         "explanation": asdict(result.explanation) if result.explanation else None,
+        "plan": asdict(result.plan) if result.plan else None,
     }
 
 
@@ -113,6 +123,7 @@ def collection_data(info: CollectionInfo) -> dict[str, Any]:
         "fields": {name: kind.value for name, kind in info.fields.items()},
         "coarse_code": info.coarse_code.value,
         "evidence": info.evidence.to_dict(),
+        "calibration": None if info.calibration is None else info.calibration.to_dict(),
     }
     if isinstance(info, CollectionDescription):
         data["documents"] = info.documents
@@ -127,8 +138,10 @@ def server_data(server: ServerInfo, collections: Sequence[CollectionInfo]) -> di
     return {
         "version": server.version,
         "space": _space_data(server.space),
+        "spaces": [_space_data(one) for one in server.spaces],
         "search_classes": [asdict(one) for one in server.search_classes],
         "limits": asdict(server.limits),
+        "cross_encoder": server.cross_encoder,
         "collections": [info.name for info in collections],
     }
 
@@ -138,9 +151,12 @@ def server_data(server: ServerInfo, collections: Sequence[CollectionInfo]) -> di
 
 def print_search(console: Console, result: SearchResult) -> None:
     """Hits, then one line on how they came about."""
-    table = _table("", "score", "id", "text")
+    crossed = ["cross-encoder"] if result.cross_encoder else []
+    table = _table("", *crossed, "score", "id", "text")
     for rank, hit in enumerate(result.hits, 1):
-        table.add_row(str(rank), f"{hit.score:.4f}", one_line(hit.id), one_line(hit.text))
+        given = "-" if hit.cross_score is None else f"{hit.cross_score:.4f}"
+        scores = [given, f"{hit.score:.4f}"] if crossed else [f"{hit.score:.4f}"]
+        table.add_row(str(rank), *scores, one_line(hit.id), one_line(hit.text))
     console.print(table if result.hits else "no hits")
     console.print(_summary(result), style="dim", soft_wrap=True)
     if result.explanation is not None:
@@ -155,17 +171,31 @@ def _summary(result: SearchResult) -> Text:
         f"class {result.search_class}",
         f"searched at {result.coarse.dim}, scored at {result.scoring.dim}",
     ]
+    if result.cross_encoder:
+        parts.append(f"first hits ordered by {one_line(result.cross_encoder)}")
     if result.explanation is not None:
         parts.append(
             f"{result.explanation.matching:,} documents match, "
             f"{result.explanation.candidates:,} candidates, "
             f"{result.explanation.fetched:,} full vectors fetched"
         )
+    if result.plan is not None:
+        parts.append(_plan(result.plan))
     certificate = result.certificate.value.replace("_", " ")
     parts.append(f"certificate: {certificate}")
     coverage = result.coverage
     parts.append(f"{coverage.fraction:.1%} of {coverage.documents_total:,} documents answered")
     return Text("; ".join(parts))
+
+
+def _plan(plan: CalibratedPlan) -> str:
+    how = f"{plan.candidates:,} candidates" if plan.rerank else "no rerank"
+    if not plan.confidence:
+        return f"recall {plan.target_recall:g} asked, {how} of the class, not measured"
+    return (
+        f"recall {plan.target_recall:g} asked, {how} measured to reach {plan.measured_recall:.4f} "
+        f"({plan.recall_low:.4f} to {plan.recall_high:.4f})"
+    )
 
 
 def print_documents(console: Console, result: GetResult) -> None:
@@ -212,6 +242,7 @@ def print_description(console: Console, info: CollectionDescription) -> None:
         ("stored", f"{info.store_dim} x {info.store_dtype.value}"),
         ("code", info.coarse_code.value),
         ("budget", _budget(info)),
+        ("calibrated", _calibrated(info)),
         ("fields", ", ".join(f"{name}:{kind}" for name, kind in info.fields.items()) or "none"),
         ("vector", f"{store.vector_bytes_per_document:,.0f} bytes a document"),
         ("payload", f"{store.payload_bytes_per_document:,.0f} bytes a document"),
@@ -246,17 +277,31 @@ def _budget(info: CollectionInfo) -> str:
     return f"{limits}; overridden: {one_line(words)}" if words else limits
 
 
+def _calibrated(info: CollectionInfo) -> str:
+    """By which classes a recall may be asked for, and what the best of their plans reaches."""
+    one = info.calibration
+    if one is None:
+        return "no"
+    best = (
+        f"{each.name} to {max(point.window_low for point in each.points):.4f} of {each.k} hits"
+        for each in one.classes
+    )
+    when = datetime.fromtimestamp(one.created_ms / 1e3, UTC)
+    return (
+        f"{', '.join(best)}; {when:%Y-%m-%d}, {one.documents:,} documents, {one.queries:,} "
+        f"queries of {one_line(one.source)}"
+    )
+
+
 def print_server(
     console: Console, server: ServerInfo, collections: Sequence[CollectionInfo]
 ) -> None:
     """The server, its classes and what it holds."""
     console.print(
-        Text(
-            f"nestvec {server.version}, model {one_line(server.space.model)} "
-            f"({server.space.fingerprint}), tiers {', '.join(map(str, server.space.trained_dims))}"
-        ),
-        soft_wrap=True,
+        Text(f"nestvec {server.version}, model {_model_line(server.space)}"), soft_wrap=True
     )
+    for space in server.spaces[1:]:
+        console.print(Text(f"also serves {_model_line(space)}"), soft_wrap=True)
     classes = _table("class", "searches at", "hits", "candidates", "rerank", "least coverage")
     for one in server.search_classes:
         classes.add_row(
@@ -269,6 +314,11 @@ def print_server(
         )
     console.print(classes)
     print_collections(console, collections)
+
+
+def _model_line(space: Space) -> str:
+    tiers = ", ".join(map(str, space.trained_dims))
+    return f"{one_line(space.model)} ({space.fingerprint}), tiers {tiers}"
 
 
 def _table(*headers: str) -> Table:

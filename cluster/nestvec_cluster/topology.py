@@ -14,9 +14,26 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from nestvec.config import ClassSection, EncoderSection, LimitsSection, LogSection, StoreSection
+from nestvec.config import (
+    ClassSection,
+    CrossEncoderSection,
+    EncoderSection,
+    LimitsSection,
+    LogSection,
+    ModelSection,
+    StoreSection,
+    require_cross_encoder,
+)
 from nestvec.core.collection import check_name
 from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.fields import parse_field
@@ -159,8 +176,12 @@ class Topology(_Section):
     )
     coarse: CoarseTopology = Field(default_factory=CoarseTopology)
     encoder: EncoderTopology = Field(default_factory=EncoderTopology)
+    encoders: tuple[ModelSection, ...] = Field(
+        (), max_length=16, description="Further models; each process opens those that it needs."
+    )
     query: FrontEndTopology = Field(default_factory=lambda: FrontEndTopology(port=7700))
     ingest: FrontEndTopology = Field(default_factory=lambda: FrontEndTopology(port=7750))
+    cross_encoder: CrossEncoderSection = Field(default_factory=CrossEncoderSection)
     classes: dict[str, ClassSection] = Field(default_factory=dict)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     timeouts: TimeoutsTopology = Field(default_factory=TimeoutsTopology)
@@ -187,6 +208,14 @@ class Topology(_Section):
         if not collections:
             raise ValueError("no collection and no '*'; nothing would hold a document")
         return collections
+
+    @field_validator("classes")
+    @classmethod
+    def _cross_encoder_where_needed(
+        cls, classes: dict[str, ClassSection], info: ValidationInfo
+    ) -> dict[str, ClassSection]:
+        require_cross_encoder(classes, info.data.get("cross_encoder"))
+        return classes
 
     @model_validator(mode="after")
     def _no_port_twice(self) -> Self:

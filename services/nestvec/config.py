@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -118,8 +119,8 @@ class CardSection(_Section):
     document_prompt: str = ""
 
 
-class EncoderSection(_Section):
-    """The model."""
+class ModelSection(_Section):
+    """A model, and how it is run."""
 
     model: str = Field(
         "default",
@@ -153,14 +154,46 @@ class EncoderSection(_Section):
     waiting: int = Field(
         128, ge=0, description="Calls of a role that may wait for the model before one is refused."
     )
-    query_cache_bytes: int = Field(
-        32 * _KIB * _KIB, ge=0, description="Of vectors of queries asked before; 0 keeps none."
-    )
     address: str | None = Field(
         None, description="host:port of an encoder behind gRPC, instead of the model above."
     )
+
+
+class EncoderSection(ModelSection):
+    """The default model, and what concerns all of them."""
+
+    query_cache_bytes: int = Field(
+        32 * _KIB * _KIB, ge=0, description="Of vectors of queries asked before; 0 keeps none."
+    )
     from_cluster: bool = Field(
         False, description="Ask the cluster's encoder replicas, instead of the model above."
+    )
+    load_named: bool = Field(
+        True,
+        description="Also open models that a collection's record or a caller names: known ones, "
+        "installed packages and folders on this machine. Off: only those of these settings.",
+    )
+
+
+class CrossEncoderSection(_Section):
+    """What orders the first hits of the classes that say so (`classes.NAME.cross_encode`)."""
+
+    model: str | None = Field(
+        None, description="A folder, an installed package or a hub name. Unset: there is none."
+    )
+    revision: str = Field("", description="Of the hub's repository.")
+    device: str = Field("", description="As torch names it; empty lets the library choose.")
+    trust_remote_code: bool = Field(False, description="Run code that the model's authors ship.")
+    max_tokens: int = Field(
+        512, ge=8, le=65536, description="Of a query and a text together; what is longer is cut."
+    )
+    batch: int = Field(32, ge=1, le=4096, description="Pairs in one call of the model.")
+    batch_wait_ms: float = Field(
+        2.0, ge=0, le=1000, description="For pairs of further queries, while a batch is under way."
+    )
+    waiting: int = Field(64, ge=0, description="Queries that may wait for the model.")
+    address: str | None = Field(
+        None, description="host:port of a cross-encoder behind gRPC, instead of the model above."
     )
 
 
@@ -240,6 +273,26 @@ class ClassSection(_Section):
         description="Of limits.max_queries_under_way, beyond which one of this class is refused. "
         "Unset: 1 without rerank, 0.5 with more than 2000 candidates, else 0.8.",
     )
+    target_recall: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Promised where the collection is calibrated: its cheapest plan that was "
+        "measured to reach it answers, in place of the settings above.",
+    )
+    cross_encode: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="How many of the first hits the cross-encoder orders anew; more than `k` gives "
+        "it more to choose from. 0: none.",
+    )
+    certified: bool = Field(
+        False,
+        description="Bound every document, so that the certificate may speak of the whole "
+        "collection: where a tier is scanned exactly (fewer than 10,000 documents, or a coarse "
+        "code of fp32, fp16 or int8).",
+    )
 
 
 class LimitsSection(_Section):
@@ -263,6 +316,45 @@ class LimitsSection(_Section):
                 f"expected at least as many"
             )
         return self
+
+
+class LiveRecallSection(_Section):
+    """What a sample of the answered queries has lost against exact search, in the background."""
+
+    cpu_share: float = Field(
+        0.02, ge=0, le=1, description="Of one core's time, in each process that answers. 0: off."
+    )
+    sample: float = Field(
+        0.1, gt=0, le=1, description="The share of the queries that are drawn from, at most."
+    )
+    batch: int = Field(
+        256, ge=1, le=4096, description="Queries in one pass over the stored vectors."
+    )
+    every_s: float = Field(
+        300.0, gt=0, description="How long a sampled query waits for others at most."
+    )
+    window: int = Field(
+        2000, ge=100, le=100_000, description="Sampled queries that a figure rests on, at most."
+    )
+    window_hours: float = Field(24.0, gt=0, description="How old they may be.")
+    targets: dict[str, float] = Field(
+        default_factory=dict,
+        description="The recall that a class should have, for the alert. Unset: the class's "
+        "target_recall, where it has one.",
+    )
+    keep_queries: Path | None = Field(
+        None,
+        description="A file to which the vectors of measured queries are appended, with their "
+        "recall. Unset: none is stored. Texts never are.",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _shares(cls, targets: dict[str, float]) -> dict[str, float]:
+        for name, target in targets.items():
+            if not 0.0 < target <= 1.0:
+                raise ValueError(f"{name}: {target}, expected more than 0 and at most 1")
+        return targets
 
 
 class ClusterSection(_Section):
@@ -297,8 +389,26 @@ def _default_classes() -> dict[str, ClassSection]:
             coarse_dim=128, k=5, candidates=5, rerank=False, min_coverage=0.0
         ),
         "search": ClassSection(coarse_dim=256, k=10, candidates=1000, min_coverage=0.5),
-        "analyst": ClassSection(coarse_dim=256, k=20, candidates=4000, min_coverage=1.0),
+        "analyst": ClassSection(
+            coarse_dim=256, k=20, candidates=4000, min_coverage=1.0, certified=True
+        ),
     }
+
+
+def require_cross_encoder(
+    classes: Mapping[str, ClassSection], section: CrossEncoderSection | None
+) -> None:
+    """Raise ValueError for a class that wants one where there is none. section: None where it was
+    refused itself.
+    """
+    if section is None or section.model is not None or section.address is not None:
+        return
+    for name, one in classes.items():
+        if one.cross_encode:
+            raise ValueError(
+                f"classes.{name}.cross_encode is {one.cross_encode}, and there is no "
+                f"cross-encoder; set cross_encoder.model or cross_encoder.address"
+            )
 
 
 class Settings(_Section):
@@ -307,19 +417,39 @@ class Settings(_Section):
     server: ServerSection = Field(default_factory=ServerSection)
     store: StoreSection = Field(default_factory=StoreSection)
     encoder: EncoderSection = Field(default_factory=EncoderSection)
+    encoders: tuple[ModelSection, ...] = Field(
+        (),
+        max_length=16,
+        description="Further models, for collections of other spaces; opened when first needed.",
+    )
+    cross_encoder: CrossEncoderSection = Field(default_factory=CrossEncoderSection)
     coarse: CoarseSection = Field(default_factory=CoarseSection)
     rerank: RerankSection = Field(default_factory=RerankSection)
     ingest: IngestSection = Field(default_factory=IngestSection)
     cluster: ClusterSection = Field(default_factory=ClusterSection)
+    live_recall: LiveRecallSection = Field(default_factory=LiveRecallSection)
     classes: dict[str, ClassSection] = Field(default_factory=_default_classes)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)
 
     @field_validator("classes")
     @classmethod
-    def _some_class(cls, classes: dict[str, ClassSection]) -> dict[str, ClassSection]:
+    def _some_class(
+        cls, classes: dict[str, ClassSection], info: ValidationInfo
+    ) -> dict[str, ClassSection]:
         """Classes given are added to the default ones, so that `search` always exists."""
+        require_cross_encoder(classes, info.data.get("cross_encoder"))
         return _default_classes() | classes
+
+    @model_validator(mode="after")
+    def _targets_of_classes(self) -> Self:
+        unknown = sorted(self.live_recall.targets.keys() - self.classes.keys())
+        if unknown:
+            raise ValueError(
+                f"live_recall.targets names {', '.join(unknown)}; there are classes "
+                f"{', '.join(sorted(self.classes))}"
+            )
+        return self
 
     @property
     def snapshots(self) -> str | None:
@@ -350,8 +480,9 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None)
             )
         # A section whose every line is a comment reads as null.
         data = {
-            name: {} if section is None and name in Settings.model_fields else section
+            name: section
             for name, section in data.items()
+            if section is not None or name not in Settings.model_fields
         }
     for dotted, value in (overrides or {}).items():
         *sections, key = dotted.split(".")

@@ -278,6 +278,15 @@ def test_a_code_that_does_not_divide_the_prefix_is_a_byte_a_dimension_instead() 
     assert coded(CoarseCode.FOUR_BIT).build(prefixes[:, :11]).kind == "sq8"
 
 
+@pytest.mark.parametrize("code", list(CoarseCode))
+def test_only_a_scan_of_whole_rows_says_that_it_reads_them(code: CoarseCode) -> None:
+    """What it says decides whether bounding every row instead is worth while."""
+    index = coded(code).build(mrl_like(10_000, 8, seed=5))
+    exact = code in (CoarseCode.FP32, CoarseCode.FP16, CoarseCode.INT8)
+    assert index.reads_every_row == exact
+    assert NumpyFactory().build(mrl_like(10, 8, seed=5)).reads_every_row
+
+
 @takes_long
 def test_a_finer_code_is_larger() -> None:
     prefixes = mrl_like(10_000, 64, seed=6)

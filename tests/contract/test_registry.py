@@ -305,7 +305,8 @@ async def test_what_another_process_changed_is_seen_by_whoever_knows_less(
 
 
 async def test_assignments_are_kept_and_taken_away(registry: Registry) -> None:
-    every, docs = Assignment(LAYOUT), Assignment(OTHER, coming=LAYOUT, previous=Layout("x", 1))
+    every = Assignment(LAYOUT)
+    docs = Assignment(OTHER, LAYOUT, previous=Layout("x", 1), left=Layout("y", 1))
     await registry.assign(EVERY_COLLECTION, None, every)
     await registry.assign("docs", None, docs)
     view = await registry.view()

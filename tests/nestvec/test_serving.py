@@ -15,6 +15,7 @@ from nestvec.adapters.models.memory import HashModel
 from nestvec.adapters.opening import open_registry
 from nestvec.config import Settings
 from nestvec.core.arrays import Floats
+from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import ConfigError
 from nestvec.core.members import Member, MemberRole, MemberState
 from nestvec.core.ports import Registry
@@ -88,7 +89,7 @@ async def registry(settings: Settings) -> AsyncIterator[Registry]:
 
 def opener_of(encoder: Gated) -> Any:
     async def opener(settings: Settings, stack: AsyncExitStack) -> Offer:
-        service = encoder_servicer.mount(encoder, PATIENT_S)
+        service = encoder_servicer.mount(FixedEncoders(encoder), PATIENT_S)
         return Offer([service], fingerprint=encoder.space.fingerprint)
 
     return opener
@@ -200,7 +201,7 @@ async def test_what_keeps_a_process_from_being_ready_keeps_it_from_being_asked(
             HEARTBEAT_S,
             until_ready=gate.wait,
         )
-        return Offer([encoder_servicer.mount(encoder, PATIENT_S)], lease=lease)
+        return Offer([encoder_servicer.mount(FixedEncoders(encoder), PATIENT_S)], lease=lease)
 
     async with AsyncExitStack() as stack:
         hosted = await host(settings, opener, stack)
@@ -223,7 +224,7 @@ async def test_becoming_ready_can_be_given_up(
         member = member_of(settings, MemberRole.ENCODER, "slot")
         never = asyncio.Event()
         lease = Lease(registry, member, HEARTBEAT_S, until_ready=never.wait)
-        return Offer([encoder_servicer.mount(encoder, PATIENT_S)], lease=lease)
+        return Offer([encoder_servicer.mount(FixedEncoders(encoder), PATIENT_S)], lease=lease)
 
     async with AsyncExitStack() as stack:
         hosted = await host(settings, opener, stack)

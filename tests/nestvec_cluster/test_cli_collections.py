@@ -54,10 +54,23 @@ def test_describe_as_json_tells_tiers_and_store(nestvec: Nestvec, collection_nam
     }
 
 
+def test_a_collection_is_made_with_another_model(nestvec: Nestvec, collection_name: str) -> None:
+    made = nestvec("create", collection_name, "--model", "hash:64", "--json").json
+    assert made["space"]["model"] == "hash-64"
+    nestvec("index", "-", "-c", collection_name, stdin="one passage\n")
+    assert "one passage" in nestvec("search", "a passage", "-c", collection_name).out
+    assert "also serves hash-64" in nestvec("describe").out
+    refused = nestvec("create", f"{collection_name}-more", "--model", "no-such-model")
+    assert refused.code == 1
+    assert "'no-such-model' is no known model" in refused.err
+
+
 def test_describe_without_a_name_is_of_the_server(nestvec: Nestvec, collection_name: str) -> None:
     nestvec("create", collection_name)
     data = nestvec("describe", "--json").json
-    assert data.keys() == {"version", "space", "search_classes", "limits", "collections"}
+    keys = {"version", "space", "spaces", "search_classes", "limits", "cross_encoder"}
+    assert data.keys() == keys | {"collections"}
+    assert data["spaces"][0] == data["space"]
     assert collection_name in data["collections"]
     assert [one["name"] for one in data["search_classes"]] == ["autocomplete", "search", "analyst"]
     out = nestvec("describe").out

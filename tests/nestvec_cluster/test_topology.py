@@ -48,6 +48,7 @@ def test_every_process_gets_settings_that_it_can_read(tmp_path: Path) -> None:
         tmp_path,
         collections={"*": {"shards": 1, "replicas": 1}, "docs": {"shards": 3, "replicas": 2}},
         encoder={"in": "cluster", "model": "default", "replicas": {"min": 2, "max": 3}},
+        encoders=[{"model": "hash:32"}],
         classes={"quick": {"coarse_dim": 64, "k": 3, "candidates": 3}},
         timeouts={"heartbeat_s": 0.25},
     )
@@ -59,6 +60,7 @@ def test_every_process_gets_settings_that_it_can_read(tmp_path: Path) -> None:
         assert settings.cluster.heartbeat_s == 0.25
         assert "quick" in settings.classes
         assert settings.encoder.from_cluster
+        assert [one.model for one in settings.encoders] == ["hash:32"]
     plan = encoder_plan(topology)
     assert plan is not None
     assert (plan.minimum, plan.maximum) == (2, 3)

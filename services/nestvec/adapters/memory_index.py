@@ -35,6 +35,7 @@ class NumpyIndex:
     """All prefixes as they are. Concurrent searches are safe; it is never changed."""
 
     kind = "numpy"
+    reads_every_row = True
 
     def __init__(self, prefixes: Floats) -> None:
         self._prefixes = prefixes.astype(np.float32, order="C", copy=True)

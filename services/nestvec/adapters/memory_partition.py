@@ -37,13 +37,13 @@ class MemoryPartition:
     sequence: int = 0
     tidied: int = 0
 
-    def put(self, records: list[StoreRecord], epoch: int) -> list[Placed]:
+    def put(self, records: list[StoreRecord], epoch: int, newer_only: bool = False) -> list[Placed]:
         """One log entry for all that are not stale."""
         added, removed, placed = [], [], []
         for record in records:
             sequence, version = self.ids.get(record.external_id, (0, 0))
             newest = max(version, self.tombstones.get(record.external_id, (0, 0))[1])
-            if record.version < newest:
+            if record.version < newest + newer_only:
                 placed.append(Placed(-1, -1, newest))
                 continue
             new = self._next(epoch)
@@ -61,6 +61,7 @@ class MemoryPartition:
     def delete(self, deletions: list[StoreDeletion], epoch: int, now_ms: int) -> list[Deleted]:
         """One log entry for all that change something."""
         taken, removed, deleted = [], [], []
+        told: list[tuple[str, int]] = []
         for one in deletions:
             sequence, version = self.ids.get(one.external_id, (0, 0))
             buried = self.tombstones.get(one.external_id, (0, 0))[1]
@@ -73,6 +74,7 @@ class MemoryPartition:
             self.ids.pop(one.external_id, None)
             self.tombstones[one.external_id] = now_ms, max(one.version, buried)
             taken.append(position)
+            told.append((one.external_id, one.version))
             if sequence:
                 removed.append(sequence)
             deleted.append(
@@ -81,7 +83,7 @@ class MemoryPartition:
                 )
             )
         if taken:
-            self.log.append(LogEntry(taken[0], taken[-1], (), tuple(removed)))
+            self.log.append(LogEntry(taken[0], taken[-1], (), tuple(removed), tuple(told)))
         return deleted
 
     def read(self, after: int, limit: int) -> LogBatch | None:

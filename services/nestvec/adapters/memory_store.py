@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from nestvec.adapters.memory_migrations import MemoryCatalogue
 from nestvec.adapters.memory_partition import MemoryPartition
 from nestvec.adapters.store_rules import (
     STREAM_KEPT_S,
@@ -21,7 +22,8 @@ from nestvec.adapters.store_rules import (
 )
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
-from nestvec.core.errors import AlreadyExists, InvalidRequest, NotFound, Overloaded
+from nestvec.core.errors import InvalidRequest, NotFound, Overloaded
+from nestvec.core.migration import Listing, Migration
 from nestvec.core.placement import internal_id, partition_of, split_id
 from nestvec.core.ports import (
     Deleted,
@@ -29,6 +31,7 @@ from nestvec.core.ports import (
     Placed,
     StoredDocument,
     StoreDeletion,
+    StoredVersion,
     StoreRecord,
     StoreUsage,
     StreamState,
@@ -81,44 +84,47 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self._now_ms = now_ms
         self._epoch = 0
-        self._catalogue: dict[str, Collection] = {}
-        self._last_generation: defaultdict[str, int] = defaultdict(int)
+        self._catalogue = MemoryCatalogue(now_ms)
         self._generations: defaultdict[tuple[str, int], _Generation] = defaultdict(_Generation)
 
     async def collections(self) -> list[Collection]:
-        return [self._catalogue[name] for name in sorted(self._catalogue)]
+        return list(self._catalogue.listing().current)
 
     async def create_collection(
         self, collection: Collection, assets: Mapping[str, bytes]
     ) -> Collection:
-        name = collection.name
-        if name in self._catalogue:
-            raise AlreadyExists("collection", name, "drop it first, or choose another name")
-        self._last_generation[name] += 1
-        created = replace(collection, generation=self._last_generation[name])
-        self._catalogue[name] = created
+        created = self._catalogue.create(collection)
         self._of(created).assets = dict(assets)
         return created
+
+    async def add_generation(
+        self, collection: Collection, assets: Mapping[str, bytes]
+    ) -> Collection:
+        added = self._catalogue.add(collection)
+        self._of(added).assets = dict(assets)
+        return added
 
     async def update_collection(
         self, collection: Collection, added: Mapping[str, bytes], dropped: Sequence[str] = ()
     ) -> None:
-        if not await self.lists(collection):
-            raise NotFound("collection", f"{collection.name}/{collection.generation}")
-        self._catalogue[collection.name] = collection
+        self._catalogue.update(collection)
         assets = self._of(collection).assets
         for name in dropped:
             assets.pop(name, None)
         assets.update(added)
 
     async def drop_collection(self, collection: Collection) -> None:
-        if await self.lists(collection):
-            del self._catalogue[collection.name]
+        self._catalogue.leave(collection)
         self._generations.pop((collection.name, collection.generation), None)
 
     async def lists(self, collection: Collection) -> bool:
-        listed = self._catalogue.get(collection.name)
-        return listed is not None and listed.generation == collection.generation
+        return self._catalogue.lists(collection)
+
+    async def listing(self) -> Listing:
+        return self._catalogue.listing()
+
+    async def catalogue_revision(self) -> int:
+        return self._catalogue.revision
 
     async def asset(self, collection: Collection, name: str) -> bytes:
         try:
@@ -127,13 +133,25 @@ class MemoryStore:
             raise NotFound("asset", f"{collection.name}/{collection.generation}/{name}") from None
 
     async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]:
+        return self._put(collection, records, newer_only=False)
+
+    async def put_newer(
+        self, collection: Collection, records: Sequence[StoreRecord]
+    ) -> list[Placed]:
+        return self._put(collection, records, newer_only=True)
+
+    def _put(
+        self, collection: Collection, records: Sequence[StoreRecord], newer_only: bool
+    ) -> list[Placed]:
         require_distinct(records, "records")
         self._require_room(records)
         generation = self._of(collection)
         placed: dict[int, Placed] = {}
         groups = by_partition([record.external_id for record in records], collection)
         for partition, group in groups.items():
-            answers = generation.of(partition).put([records[at] for at in group], self._epoch)
+            answers = generation.of(partition).put(
+                [records[at] for at in group], self._epoch, newer_only
+            )
             placed.update(zip(group, answers, strict=True))
         return [placed[at] for at in range(len(records))]
 
@@ -216,6 +234,50 @@ class MemoryStore:
         for batch in self._of(collection).of(partition).documents(_IDS_PER_BATCH):
             yield batch
 
+    async def entries(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredVersion]]:
+        live = list(self._of(collection).of(partition).ids.items())
+        for start in range(0, len(live), _IDS_PER_BATCH):
+            yield [
+                StoredVersion(name, *entry) for name, entry in live[start : start + _IDS_PER_BATCH]
+            ]
+
+    async def tombstones(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[tuple[str, int]]]:
+        buried = self._of(collection).of(partition).tombstones.items()
+        if buried:
+            yield [(name, version) for name, (_, version) in buried]
+
+    async def versions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[StoredVersion | None]:
+        generation = self._of(collection)
+        found: list[StoredVersion | None] = []
+        for name in external_ids:
+            entry = generation.of(partition_of(name, collection.partitions)).ids.get(name)
+            found.append(None if entry is None else StoredVersion(name, *entry))
+        return found
+
+    async def live_documents(
+        self, collection: Collection, ids: Ids, with_vectors: bool
+    ) -> list[StoredDocument | None]:
+        names = await self.external_ids(collection, ids)
+        stands = await self.versions(collection, [name or "" for name in names])
+        found: list[StoredDocument | None] = []
+        for internal, entry, (vector, payload) in zip(
+            ids.tolist(), stands, self._values(collection, ids), strict=True
+        ):
+            if entry is None or entry.sequence != split_id(internal)[1]:
+                found.append(None)
+                continue
+            kept = vector if with_vectors else None
+            found.append(
+                StoredDocument(entry.external_id, entry.sequence, entry.version, kept, payload)
+            )
+        return found
+
     async def restore(
         self,
         collection: Collection,
@@ -255,6 +317,37 @@ class MemoryStore:
             tombstones=sum(len(one.tombstones) for one in partitions),
             log_entries=sum(len(one.log) for one in partitions),
         )
+
+    async def migration(self, name: str) -> Migration | None:
+        return self._catalogue.migration(name)
+
+    async def change_migration(
+        self, before: Migration | None, after: Migration, owner: str = ""
+    ) -> Migration | None:
+        return self._catalogue.change(before, after, owner)
+
+    async def switch_generation(
+        self, before: Migration, after: Migration, owner: str = ""
+    ) -> Migration | None:
+        return self._catalogue.switch(before, after, owner)
+
+    async def claim_migration(self, name: str, owner: str, ttl_s: float) -> bool:
+        return self._catalogue.claim(name, owner, ttl_s)
+
+    async def release_migration(self, name: str, owner: str) -> None:
+        self._catalogue.release(name, owner)
+
+    async def tally(self, name: str, what: str) -> dict[str, int]:
+        return dict(self._catalogue.tally(name, what))
+
+    async def set_tally(self, name: str, what: str, numbers: Mapping[str, int]) -> None:
+        self._catalogue.tally(name, what).update(numbers)
+
+    async def add_to_tally(self, name: str, what: str, numbers: Mapping[str, int]) -> None:
+        self._catalogue.add_to_tally(name, what, numbers)
+
+    async def drop_tally(self, name: str, what: str) -> None:
+        self._catalogue.drop_tally(name, what)
 
     async def ping(self) -> None:
         return

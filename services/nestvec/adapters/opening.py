@@ -1,4 +1,4 @@
-"""From settings to open adapters: the store, and the model. For main.py, and for nothing else."""
+"""From settings to an open store, or registry. For main.py, and for nothing else."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
-from nestvec.adapters.models.card import ModelCard
-from nestvec.adapters.models.factory import load_model
-from nestvec.adapters.models.settings import EndpointSettings, LocalSettings, ModelSettings
 from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_epochs import Epochs
 from nestvec.adapters.redis_keys import Keyspace
 from nestvec.adapters.redis_registry import RedisRegistry
 from nestvec.adapters.redis_settings import RedisSettings, TlsSettings
 from nestvec.adapters.redis_store import RedisStore
-from nestvec.config import ClusterSection, EncoderSection, StoreSection
+from nestvec.config import ClusterSection, StoreSection
 from nestvec.core.errors import ConfigError
-from nestvec.core.ports import EmbeddingModel, Registry, VectorStore
-from nestvec.core.space import Prompts, Recipe
+from nestvec.core.ports import Registry, VectorStore
 
 # Heartbeats and looks follow one another; a call beside them is rare.
 _REGISTRY_CONNECTIONS = 4
@@ -104,36 +100,3 @@ async def open_shared_store(section: StoreSection, stack: AsyncExitStack) -> Vec
             "others: give the address of that store"
         )
     return await open_store(section, stack)
-
-
-def open_model(section: EncoderSection) -> EmbeddingModel:
-    """The model that the settings name. Raises ConfigError or WorkerUnavailable."""
-    card = None
-    if section.card is not None:
-        card = ModelCard(
-            name=section.model,
-            dim=section.card.trained_dims[-1],
-            trained_dims=section.card.trained_dims,
-            recipe=Recipe(section.card.layer_norm),
-            prompts=Prompts(section.card.query_prompt, section.card.document_prompt),
-        )
-    endpoint = EndpointSettings(
-        url=section.url or "",
-        api_key_env=section.api_key_env or "",
-        api_key_file=str(section.api_key_file or ""),
-        revision=section.revision,
-    )
-    local = LocalSettings(
-        device=section.device,
-        revision=section.revision,
-        trust_remote_code=section.trust_remote_code,
-    )
-    return load_model(
-        ModelSettings(
-            model=section.model,
-            card=card,
-            card_file=str(section.card_file or ""),
-            local=local,
-            endpoint=endpoint,
-        )
-    )

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from nestvec.adapters.redis_catalogue_scripts import CREATE, LEAVE, UPDATE
+from nestvec.adapters.redis_catalogue_scripts import ADD, CREATE, LEAVE, LISTING, LISTS, UPDATE
 from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_keys import FORMAT, Keyspace
 from nestvec.adapters.redis_pool import Command
 from nestvec.core.collection import Collection
 from nestvec.core.errors import AlreadyExists, ConfigError, NotFound, StoreUnavailable
+from nestvec.core.migration import Listing, Migration, generation_name
 
 # Keys a SCAN step looks at, and so about the most it returns: under a millisecond for the server.
 _SCAN_COUNT = 1000
@@ -32,21 +33,36 @@ class RedisCatalogue:
         if found is not None:
             self._require_format(found)
 
-    async def collections(self) -> list[Collection]:
-        """All, by name. Raises ConfigError on a record that cannot be read."""
-        fields = await self._client.call(b"HGETALL", self._keys.collections)
-        names, records = fields[::2], fields[1::2]
-        return [
-            self._read(name, record) for name, record in sorted(zip(names, records, strict=True))
-        ]
+    async def listing(self) -> Listing:
+        """All of it. Raises ConfigError on a record that cannot be read."""
+        keys = self._keys
+        call: Command = (4, keys.revision, keys.collections, keys.beside, keys.migrations)
+        (answer,) = await self._client.run(LISTING, [call], confirmed=False)
+        revision, current, beside, migrations = answer
+        return Listing(
+            int(revision),
+            tuple(self._read(*one) for one in _sorted(current)),
+            tuple(self._read(*one) for one in _sorted(beside)),
+            tuple(self.read_migration(*one) for one in _sorted(migrations)),
+        )
+
+    async def revision(self) -> int:
+        """Another one after each change."""
+        return int(await self._client.call(b"HGET", self._keys.revision, b"catalogue") or 0)
 
     async def lists(self, collection: Collection) -> bool:
         """Whether this generation is in it. Raises ConfigError on a record that cannot be read."""
-        name = collection.name.encode()
-        record = await self._client.call(b"HGET", self._keys.collections, name)
-        if record is None:
-            return False
-        return self._read(name, record).generation == collection.generation
+        name, generation = collection.name, collection.generation
+        call: Command = (
+            2,
+            self._keys.collections,
+            self._keys.beside,
+            name,
+            generation,
+            generation_name(name, generation),
+        )
+        (answer,) = await self._client.run(LISTS, [call], confirmed=False)
+        return bool(answer)
 
     async def create(self, collection: Collection, assets: Mapping[str, bytes]) -> Collection:
         """Enter it under a generation that was never used. Raises AlreadyExists."""
@@ -54,10 +70,11 @@ class RedisCatalogue:
             raise _taken(collection.name)
         created = replace(collection, generation=await self._unused_generation(collection))
         command: list[bytes | str | int] = [
-            3,
+            4,
             self._keys.format,
             self._keys.collections,
             self._keys.assets(created.name, created.generation),
+            self._keys.revision,
             FORMAT,
             created.name,
             _record_of(created),
@@ -71,6 +88,27 @@ class RedisCatalogue:
             self._require_format(answer)
         return created
 
+    async def add(self, collection: Collection, assets: Mapping[str, bytes]) -> Collection:
+        """Enter one beside the one that its name stands for. Raises NotFound."""
+        name = collection.name
+        added = replace(collection, generation=await self._unused_generation(collection))
+        command: list[bytes | str | int] = [
+            4,
+            self._keys.collections,
+            self._keys.beside,
+            self._keys.assets(name, added.generation),
+            self._keys.revision,
+            name,
+            generation_name(name, added.generation),
+            _record_of(added),
+        ]
+        for asset, value in assets.items():
+            command += asset, value
+        (answer,) = await self._client.run(ADD, [tuple(command)])
+        if not answer:
+            raise NotFound("collection", name, "it was dropped")
+        return added
+
     async def update(
         self, collection: Collection, added: Mapping[str, bytes], dropped: Sequence[str]
     ) -> None:
@@ -80,11 +118,14 @@ class RedisCatalogue:
         """
         name, generation = collection.name, collection.generation
         command: list[bytes | str | int] = [
-            2,
+            4,
             self._keys.collections,
             self._keys.assets(name, generation),
+            self._keys.beside,
+            self._keys.revision,
             name,
             generation,
+            generation_name(name, generation),
             _record_of(collection),
             len(dropped),
             *dropped,
@@ -101,13 +142,16 @@ class RedisCatalogue:
         """Take this generation out, and note that its keys are still to be deleted."""
         name, generation = collection.name, collection.generation
         call: Command = (
-            3,
+            5,
             self._keys.collections,
             self._keys.dropping,
             self._keys.assets(name, generation),
+            self._keys.beside,
+            self._keys.revision,
             name,
             generation,
             f"{name}:{generation}",
+            generation_name(name, generation),
         )
         await self._client.run(LEAVE, [call])
 
@@ -179,15 +223,32 @@ class RedisCatalogue:
         try:
             return Collection.from_dict(json.loads(record))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
+            hash_key = self._keys.beside if b"@" in name else self._keys.collections
             raise ConfigError(
                 f"the catalogue of the store at {self._client.address} has a damaged record of "
                 f"collection {name.decode(errors='replace')!r} ({error!r}); restore it from a "
-                f"backup, or delete that field of {self._keys.collections.decode()}"
+                f"backup, or delete that field of {hash_key.decode()}"
+            ) from None
+
+    def read_migration(self, name: bytes, record: bytes) -> Migration:
+        """Raises ConfigError on one that cannot be read."""
+        try:
+            return Migration.from_dict(json.loads(record))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"the store at {self._client.address} has a damaged record of the migration of "
+                f"collection {name.decode(errors='replace')!r} ({error!r}); delete that field of "
+                f"{self._keys.migrations.decode()}, and what it filled is dropped"
             ) from None
 
 
 def _taken(name: str) -> AlreadyExists:
     return AlreadyExists("collection", name, "drop it first, or choose another name")
+
+
+def _sorted(pairs: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """By field."""
+    return sorted(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def _record_of(collection: Collection) -> bytes:

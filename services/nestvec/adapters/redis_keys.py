@@ -2,6 +2,11 @@
 
     nestvec:{catalogue}:format                "2": the format of everything under this prefix
     nestvec:{catalogue}:collections           hash: name -> Collection as JSON
+    nestvec:{catalogue}:beside              hash: NAME@G -> a generation that serves under no name
+    nestvec:{catalogue}:migrations          hash: name -> core.migration.Migration as JSON
+    nestvec:{catalogue}:revision            hash: another number after every change of these three
+    nestvec:{catalogue}:migrating:NAME      who does the work of a migration; expires
+    nestvec:{catalogue}:tally:NAME:WHAT     hash: numbers beside a migration
     nestvec:{catalogue}:generations           hash: name -> the last generation ever given out
     nestvec:{catalogue}:dropping              set of "name:generation" whose keys are being deleted
     nestvec:{catalogue}:primary               hash: which server the epoch was registered for
@@ -59,6 +64,15 @@ def read_entry(value: bytes) -> tuple[int, int] | None:
     return (sequence, int.from_bytes(value[7:], "big")) if sequence else None
 
 
+def read_tombstone(value: bytes) -> int | None:
+    """The version in a tombstone, or None when the value is damaged: 6 bytes milliseconds, then 8
+    bytes version, both big-endian.
+    """
+    if len(value) != SEQUENCE_BYTES + VERSION_BYTES:
+        return None
+    return int.from_bytes(value[SEQUENCE_BYTES:], "big")
+
+
 def locate(value: bytes) -> int | None:
     """Only the sequence number of `read_entry`."""
     entry = read_entry(value)
@@ -112,6 +126,9 @@ class Keyspace:
         catalogue = f"{prefix}:{{catalogue}}:"
         self.format = f"{catalogue}format".encode()
         self.collections = f"{catalogue}collections".encode()
+        self.beside = f"{catalogue}beside".encode()
+        self.migrations = f"{catalogue}migrations".encode()
+        self.revision = f"{catalogue}revision".encode()
         self.generations = f"{catalogue}generations".encode()
         self.dropping = f"{catalogue}dropping".encode()
         self.primary = f"{catalogue}primary".encode()
@@ -123,6 +140,14 @@ class Keyspace:
     def assets(self, name: str, generation: int) -> bytes:
         """The hash that keeps a generation's assets, in the catalogue's slot."""
         return f"{self.prefix}:{{catalogue}}:assets:{name}:{generation}".encode()
+
+    def migrating(self, name: str) -> bytes:
+        """The string that names who does the work of a collection's migration."""
+        return f"{self.prefix}:{{catalogue}}:migrating:{name}".encode()
+
+    def tally(self, name: str, what: str) -> bytes:
+        """The hash of numbers that are kept beside a collection's migration."""
+        return f"{self.prefix}:{{catalogue}}:tally:{name}:{what}".encode()
 
     def of(self, collection: Collection) -> PartitionKeys:
         """The keys of a collection's partitions."""

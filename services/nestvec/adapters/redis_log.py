@@ -46,19 +46,24 @@ def read_log_entry(name: bytes, fields: list[bytes]) -> LogEntry | None:
     if deleted is None:
         return None
     first = last - len(deleted) + 1
-    return LogEntry(first, last, range(0), [one for one in deleted if one])
+    sequences = [sequence for sequence, _, _ in deleted if sequence]
+    named = [(name.decode(errors="replace"), version) for _, name, version in deleted]
+    return LogEntry(first, last, range(0), sequences, named)
 
 
-def _deleted(value: bytes) -> list[int] | None:
-    """Sequences, 0 for none."""
-    sequences = []
+def _deleted(value: bytes) -> list[tuple[int, bytes, int]] | None:
+    """Sequence, 0 for none, external id, and version of each."""
+    deleted = []
     at = 1
     while at < len(value):
-        length_at = at + SEQUENCE_BYTES + VERSION_BYTES
-        sequences.append(_sequence(value, at))
-        length = int.from_bytes(value[length_at : length_at + _LENGTH_BYTES], "big")
-        at = length_at + _LENGTH_BYTES + length
-    return sequences if at == len(value) else None
+        version_at = at + SEQUENCE_BYTES
+        length_at = version_at + VERSION_BYTES
+        name_at = length_at + _LENGTH_BYTES
+        stop = name_at + int.from_bytes(value[length_at:name_at], "big")
+        version = int.from_bytes(value[version_at:length_at], "big")
+        deleted.append((_sequence(value, at), value[name_at:stop], version))
+        at = stop
+    return deleted if at == len(value) else None
 
 
 def _sequence(value: bytes, at: int) -> int:

@@ -65,25 +65,26 @@ local function current(counter, epoch)
 end
 """
 
-# KEYS: sequence, id map, tombstones, log. ARGV: vector prefix, payload prefix, then id, version,
-# vector, payload a record, then the epoch. Returns two values a record: new and replaced sequence
-# (-1 where nothing was replaced), or -1 and the version that stands where that is newer. An id map
-# value that cannot be read counts as nothing: writing the document again heals.
+# KEYS: sequence, id map, tombstones, log. ARGV: vector prefix, payload prefix, "1" where a record
+# must be newer than what stands (else it may be as new), then id, version, vector, payload a
+# record, then the epoch. Returns two values a record: new and replaced sequence (-1 where nothing
+# was replaced), or -1 and the version that stands where that refuses it. An id map value that
+# cannot be read counts as nothing: writing the document again heals.
 PUT = Script(
     _VALUES
     + _LOG
     + r"""
-local vector, payload = ARGV[1], ARGV[2]
+local vector, payload, newer_only = ARGV[1], ARGV[2], ARGV[3] == '1'
 local start = current(KEYS[1], tonumber(ARGV[#ARGV]))
 local buried = redis.call('HLEN', KEYS[3]) > 0
 local answer, accepted, replaced = {}, {}, {}
-for at = 3, #ARGV - 1, 4 do
+for at = 4, #ARGV - 1, 4 do
   local old, newest = read_entry(redis.call('HGET', KEYS[2], ARGV[at]))
   if buried then
     local deleted = read_tombstone(redis.call('HGET', KEYS[3], ARGV[at]))
     if newer(deleted, newest) then newest = deleted end
   end
-  if newer(newest, ARGV[at + 1]) then
+  if newer(newest, ARGV[at + 1]) or (newer_only and newest == ARGV[at + 1]) then
     answer[#answer + 1] = -1
     answer[#answer + 1] = newest
   else

@@ -17,9 +17,11 @@ import numpy as np
 from nestvec.adapters.redis_backup import RedisBackup
 from nestvec.adapters.redis_catalogue import RedisCatalogue
 from nestvec.adapters.redis_client import RedisClient
+from nestvec.adapters.redis_copying import RedisCopying
 from nestvec.adapters.redis_epochs import Epochs
 from nestvec.adapters.redis_keys import Keyspace, locate
 from nestvec.adapters.redis_log import RedisLog
+from nestvec.adapters.redis_migrations import RedisMigrations
 from nestvec.adapters.redis_pool import Command
 from nestvec.adapters.redis_reads import KEYS_PER_COMMAND, RedisReads, chunks
 from nestvec.adapters.redis_settings import RedisSettings
@@ -31,6 +33,7 @@ from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import HEAD_BYTES, external_id_at_head
 from nestvec.core.errors import CorruptVector
+from nestvec.core.migration import Listing, Migration
 from nestvec.core.placement import internal_id, internal_ids
 from nestvec.core.ports import (
     Deleted,
@@ -38,6 +41,7 @@ from nestvec.core.ports import (
     Placed,
     StoredDocument,
     StoreDeletion,
+    StoredVersion,
     StoreRecord,
     StoreUsage,
     StreamState,
@@ -56,6 +60,8 @@ class RedisStore:
         self._log = RedisLog(self._client, self._keys, self._reads)
         self._streams = RedisStreams(self._client, self._keys)
         self._backup = RedisBackup(self._client, self._keys)
+        self._copying = RedisCopying(self._client, self._keys, self._reads)
+        self._migrations = RedisMigrations(self._client, self._keys, self._catalogue)
         self._format_known = False
 
     @property
@@ -64,8 +70,20 @@ class RedisStore:
         return self._client.address
 
     async def collections(self) -> list[Collection]:
+        return list((await self.listing()).current)
+
+    async def listing(self) -> Listing:
         await self._require_format()
-        return await self._catalogue.collections()
+        return await self._catalogue.listing()
+
+    async def catalogue_revision(self) -> int:
+        return await self._catalogue.revision()
+
+    async def add_generation(
+        self, collection: Collection, assets: Mapping[str, bytes]
+    ) -> Collection:
+        await self._require_format()
+        return await self._catalogue.add(collection, assets)
 
     async def create_collection(
         self, collection: Collection, assets: Mapping[str, bytes]
@@ -112,6 +130,13 @@ class RedisStore:
         """
         await self._require_format()
         return await self._writes.put(collection, records)
+
+    async def put_newer(
+        self, collection: Collection, records: Sequence[StoreRecord]
+    ) -> list[Placed]:
+        """As `put`, but for what stands at the same version."""
+        await self._require_format()
+        return await self._writes.put(collection, records, newer_only=True)
 
     async def delete(
         self, collection: Collection, deletions: Sequence[StoreDeletion]
@@ -191,6 +216,32 @@ class RedisStore:
         async for batch in self._backup.documents(collection, partition):
             yield batch
 
+    async def entries(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredVersion]]:
+        await self._require_format()
+        async for batch in self._copying.entries(collection, partition):
+            yield batch
+
+    async def tombstones(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[tuple[str, int]]]:
+        await self._require_format()
+        async for batch in self._copying.tombstones(collection, partition):
+            yield batch
+
+    async def versions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[StoredVersion | None]:
+        await self._require_format()
+        return await self._copying.versions(collection, external_ids)
+
+    async def live_documents(
+        self, collection: Collection, ids: Ids, with_vectors: bool
+    ) -> list[StoredDocument | None]:
+        await self._require_format()
+        return await self._copying.live_documents(collection, ids, with_vectors)
+
     async def restore(
         self,
         collection: Collection,
@@ -248,6 +299,46 @@ class RedisStore:
         """The id map and the log count with the vectors; payloads stand apart."""
         await self._require_format()
         return await measure(self._client, self._keys.of(collection))
+
+    async def migration(self, name: str) -> Migration | None:
+        await self._require_format()
+        return await self._migrations.read(name)
+
+    async def change_migration(
+        self, before: Migration | None, after: Migration, owner: str = ""
+    ) -> Migration | None:
+        await self._require_format()
+        return await self._migrations.change(before, after, owner)
+
+    async def switch_generation(
+        self, before: Migration, after: Migration, owner: str = ""
+    ) -> Migration | None:
+        await self._require_format()
+        return await self._migrations.switch(before, after, owner)
+
+    async def claim_migration(self, name: str, owner: str, ttl_s: float) -> bool:
+        await self._require_format()
+        return await self._migrations.claim(name, owner, ttl_s)
+
+    async def release_migration(self, name: str, owner: str) -> None:
+        await self._require_format()
+        await self._migrations.release(name, owner)
+
+    async def tally(self, name: str, what: str) -> dict[str, int]:
+        await self._require_format()
+        return await self._migrations.tally(name, what)
+
+    async def set_tally(self, name: str, what: str, numbers: Mapping[str, int]) -> None:
+        await self._require_format()
+        await self._migrations.set_tally(name, what, numbers)
+
+    async def add_to_tally(self, name: str, what: str, numbers: Mapping[str, int]) -> None:
+        await self._require_format()
+        await self._migrations.add_to_tally(name, what, numbers)
+
+    async def drop_tally(self, name: str, what: str) -> None:
+        await self._require_format()
+        await self._migrations.drop_tally(name, what)
 
     async def require_kind(self) -> None:
         """That every server answers, and is a cluster's node where the settings say so. Raises

@@ -31,15 +31,21 @@ class RedisWrites:
         self._keys = keys
         self._cluster = cluster
 
-    async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]:
-        """Raises InvalidRequest on an id that stands twice, or more records than 16,384."""
+    async def put(
+        self, collection: Collection, records: Sequence[StoreRecord], newer_only: bool = False
+    ) -> list[Placed]:
+        """newer_only: as VectorStore.put_newer. Raises InvalidRequest on an id that stands twice,
+        or more records than 16,384.
+        """
         _check(records, "records")
         groups = by_partition([record.external_id for record in records], collection)
         sizes = {p: sum(_size(records[at]) for at in group) for p, group in groups.items()}
         placed: dict[int, Placed] = {}
         for partitions in _transactions(sizes):
             calls = [
-                self._put_call(collection, partition, [records[at] for at in groups[partition]])
+                self._put_call(
+                    collection, partition, [records[at] for at in groups[partition]], newer_only
+                )
                 for partition in partitions
             ]
             answers = await self._client.run(PUT, calls, atomic=not self._cluster, least_epoch=0)
@@ -73,11 +79,15 @@ class RedisWrites:
         return [deleted[at] for at in range(len(deletions))]
 
     def _put_call(
-        self, collection: Collection, partition: int, records: Sequence[StoreRecord]
+        self,
+        collection: Collection,
+        partition: int,
+        records: Sequence[StoreRecord],
+        newer_only: bool,
     ) -> Command:
         call = self._call(collection, partition)
         keys = self._keys.of(collection)
-        call += keys.vector_prefixes[partition], keys.payload_prefixes[partition]
+        call += keys.vector_prefixes[partition], keys.payload_prefixes[partition], int(newer_only)
         for record in records:
             call += record.external_id, _bytes_of(record), record.vector, record.payload
         return tuple(call)

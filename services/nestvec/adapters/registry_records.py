@@ -92,6 +92,7 @@ def assignment_record(assignment: Assignment | None) -> str:
         "current": assignment.current,
         "coming": assignment.coming,
         "previous": assignment.previous,
+        "left": assignment.left,
     }
     return _text({key: _layout(one) for key, one in roles.items() if one is not None})
 

@@ -66,12 +66,13 @@ def require_restorable(documents: Sequence[StoredDocument], position: int) -> No
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One change in the log. added, removed: sequences."""
+    """One change in the log. added, removed: sequences. deletions: external ids and versions."""
 
     first: int
     last: int
     added: Sequence[int]
     removed: Sequence[int]
+    deletions: Sequence[tuple[str, int]] = ()
 
     @property
     def size(self) -> int:
@@ -105,6 +106,7 @@ def batch_of(partition: int, entries: Iterable[LogEntry | None], limit: int) -> 
         taken[-1].last,
         internal_ids([partition] * len(added), added),
         internal_ids([partition] * len(removed), removed),
+        [deletion for entry in taken for deletion in entry.deletions],
     )
 
 

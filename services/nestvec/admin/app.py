@@ -3,89 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from weakref import WeakValueDictionary
 
 from nestvec.admin.allowing import require_allowed
 from nestvec.admin.backup import BackupInfo, back_up, read_manifest, restore
+from nestvec.admin.calibrations import calibrated
+from nestvec.admin.catalogue import StoredCatalogue
 from nestvec.admin.tiers import drawn, with_tier, without_tier
 from nestvec.admin.verification import DEFAULT_SAMPLE, VerificationReport, verify
+from nestvec.core.calibration import Calibration
 from nestvec.core.codec import VectorDtype
 from nestvec.core.codes import CoarseCode
 from nestvec.core.collection import Collection, check_name, new_identity
-from nestvec.core.errors import AlreadyExists, ConfigError, InvalidRequest, NotFound
+from nestvec.core.errors import AlreadyExists, ConfigError, InvalidRequest
 from nestvec.core.fields import FieldSchema
 from nestvec.core.measured import Evidence
+from nestvec.core.model_spec import ModelSpec
 from nestvec.core.ports import (
     BlobStore,
+    Encoders,
+    ServedModel,
     Shards,
     SnapshotInfo,
     StoreUsage,
     TierStatus,
     VectorStore,
 )
-from nestvec.core.space import Space
 from nestvec.core.tiers import nearest_tier
 from nestvec.telemetry.logs import logger
 
-# Collections that a message names.
-_NAMED = 10
+__all__ = ["AdminApp", "CollectionReport", "CollectionWish", "StoredCatalogue"]
+
 _log = logger()
-
-
-class StoredCatalogue:
-    """The store's catalogue, kept at hand. Fills ports.Catalogue.
-
-    A name that is not at hand is looked up, so a collection that another process created is found;
-    one that another process dropped is noticed when its shards refuse it. While the store is lost,
-    what is at hand stays.
-    """
-
-    def __init__(self, store: VectorStore) -> None:
-        self._store = store
-        self._known: dict[str, Collection] = {}
-        self._doubtful: set[str] = set()
-
-    async def get(self, name: str) -> Collection:
-        """See ports.Catalogue. Of a name that was to be looked up again, StoreUnavailable is raised
-        once; after that, what is known of it is better than nothing.
-        """
-        known = self._known.get(name)
-        if known is None or name in self._doubtful:
-            self._doubtful.discard(name)
-            await self.refresh()
-            known = self._known.get(name)
-        if known is None:
-            raise NotFound(
-                "collection", name, f"collections here: {_some(self._known)}; create it first"
-            )
-        return known
-
-    async def refresh(self) -> list[Collection]:
-        """Read all of it again, but for what is only being restored."""
-        collections = [one for one in await self._store.collections() if not one.restoring]
-        self._known = {collection.name: collection for collection in collections}
-        self._doubtful &= self._known.keys()
-        return collections
-
-    def forget(self, name: str) -> None:
-        """Look this name up again next time."""
-        self._doubtful.add(name)
-
-
-def _some(names: Mapping[str, object]) -> str:
-    """Not all of very many: what to do about it stands after them in the message."""
-    shown = sorted(names)[:_NAMED]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return (", ".join(shown) or "none") + more
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionWish:
-    """What a caller asks of a new collection; empty values take the server's defaults."""
+    """What a caller asks of a new collection; empty values take the server's defaults. model: as
+    a person names it.
+    """
 
     name: str
     tiers: tuple[int, ...] = ()
@@ -94,6 +55,7 @@ class CollectionWish:
     fields: tuple[FieldSchema, ...] = ()
     coarse_code: CoarseCode = CoarseCode.AUTO
     evidence: Evidence = field(default_factory=Evidence)
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +74,7 @@ class AdminApp:
     def __init__(
         self,
         catalogue: StoredCatalogue,
-        space: Space,
+        encoders: Encoders,
         shards: Shards,
         store: VectorStore,
         default_tiers: Sequence[int],
@@ -121,7 +83,7 @@ class AdminApp:
     ) -> None:
         """open_blobs: the place that a caller names for a backup; without it there are none."""
         self._catalogue = catalogue
-        self._space = space
+        self._encoders = encoders
         self._shards = shards
         self._store = store
         self._default_tiers = tuple(default_tiers)
@@ -132,9 +94,11 @@ class AdminApp:
 
     async def create(self, wish: CollectionWish, exist_ok: bool) -> tuple[Collection, bool]:
         """The collection, and whether it is new. Raises AlreadyExists, or InvalidRequest: also
-        for a tier or code that was not measured, or loses more than the budget.
+        for a tier or code that was not measured, or loses more than the budget, and for a model
+        that is not to be had here; WorkerUnavailable where it cannot be opened now.
         """
-        collection = self._designed(wish)
+        model = ModelSpec(wish.model) if wish.model else None
+        collection = self._designed(wish, await self._encoders.named(model))
         require_allowed(collection, collection.tiers)
         async with self._changing(wish.name):
             await self._drop_unfinished(wish.name)
@@ -173,8 +137,8 @@ class AdminApp:
         )
         self._catalogue.forget(collection.name)
 
-    def _designed(self, wish: CollectionWish) -> Collection:
-        space = self._space
+    def _designed(self, wish: CollectionWish, served: ServedModel) -> Collection:
+        space = served.encoder.space
         store_dim = wish.store_dim or space.dim
         tiers = wish.tiers or tuple(
             min(nearest_tier(dim, space), store_dim) for dim in self._default_tiers
@@ -189,6 +153,7 @@ class AdminApp:
             coarse_code=wish.coarse_code,
             evidence=wish.evidence,
             identity=new_identity(),
+            model=served.spec,
         )
 
     async def collections(self) -> list[Collection]:
@@ -213,21 +178,23 @@ class AdminApp:
         """Raises NotFound. The catalogue forgets it first, then memory and store are freed."""
         async with self._changing(name):
             collection = await self._newest(name)
-            await self._store.drop_collection(collection)
-            self._catalogue.forget(name)
-            await asyncio.gather(
-                *(shard.drop(name, collection.generation) for shard in self._shards.of(name))
-            )
+            if collection.name != name:
+                raise InvalidRequest(
+                    "name",
+                    f"{name!r} is one generation; drop {collection.name!r}, or end its migration",
+                )
+            beside = [one for one in (await self._store.listing()).beside if one.name == name]
+            for one in (collection, *beside):
+                await self._drop(one)
 
     async def open_all(self) -> list[Collection]:
         """Serve everything in the catalogue: at start. What was never restored whole is dropped."""
         await self._drop_unfinished()
-        collections = await self._catalogue.refresh()
-        for collection in collections:
+        for collection in await self._catalogue.generations():
             await asyncio.gather(
                 *(shard.open(collection) for shard in self._shards.of(collection.name))
             )
-        return collections
+        return await self._catalogue.refresh()
 
     async def _drop_unfinished(self, name: str | None = None) -> None:
         """Leftovers of restores that ended with their process. Nobody restores under this name."""
@@ -235,6 +202,33 @@ class AdminApp:
             if collection.restoring and name in (None, collection.name):
                 _log.warning("restore.unfinished_dropped", collection=collection.name)
                 await self._store.drop_collection(collection)
+
+    # --- generations ----------------------------------------------------------------------------
+
+    async def add_generation(self, collection: Collection) -> Collection:
+        """A generation beside the one that serves, open on every shard. Its number is given by the
+        store. Raises NotFound, or InvalidRequest for tiers that may not serve.
+        """
+        require_allowed(collection, collection.tiers)
+        async with self._changing(collection.name):
+            added = await self._store.add_generation(
+                collection, drawn(collection, collection.tiers)
+            )
+            await self._open(added)
+        return added
+
+    async def drop_generation(self, collection: Collection) -> None:
+        """Safe to repeat. The catalogue forgets it first, then memory and store are freed."""
+        async with self._changing(collection.name):
+            await self._drop(collection)
+
+    async def _drop(self, collection: Collection) -> None:
+        name = collection.name
+        await self._store.drop_collection(collection)
+        self._catalogue.forget(name)
+        await asyncio.gather(
+            *(shard.drop(name, collection.generation) for shard in self._shards.of(name))
+        )
 
     # --- tiers ----------------------------------------------------------------------------------
 
@@ -263,6 +257,28 @@ class AdminApp:
             await self._open(after)
         return after, after != before
 
+    # --- calibrations ---------------------------------------------------------------------------
+
+    async def set_calibration(self, name: str, calibration: Calibration) -> Collection:
+        """The collection with this calibration. Raises NotFound, SpaceMismatch, NotCalibrated, or
+        InvalidRequest.
+        """
+        async with self._changing(name):
+            before = await self._newest(name)
+            after = calibrated(before, calibration, time.time())
+            await self._store.update_collection(after, {})
+            self._catalogue.forget(name)
+        return after
+
+    async def drop_calibration(self, name: str) -> tuple[Collection, bool]:
+        """The collection without one, and whether it had one. Raises NotFound."""
+        async with self._changing(name):
+            before = await self._newest(name)
+            after = replace(before, calibration=None)
+            await self._store.update_collection(after, {})
+            self._catalogue.forget(name)
+        return after, before.calibration is not None
+
     # --- comparing, snapshots, backups ----------------------------------------------------------
 
     async def verify(self, name: str, repair: bool, sample: int) -> VerificationReport:
@@ -271,7 +287,11 @@ class AdminApp:
             raise InvalidRequest("sample", f"{sample}, expected 0 or more")
         collection = await self._newest(name)
         return await verify(
-            self._store, self._shards.of(name), collection, repair, sample or DEFAULT_SAMPLE
+            self._store,
+            self._shards.of(collection.name),
+            collection,
+            repair,
+            sample or DEFAULT_SAMPLE,
         )
 
     async def snapshot(self, name: str) -> list[SnapshotInfo]:

@@ -209,7 +209,14 @@ async def restore(
     place = _Place(blobs)
     try:
         assets = {key: await place.read(file) for key, file in manifest.assets.items()}
-        wanted = replace(manifest.collection, name=name, identity=new_identity(), restoring=True)
+        # What was measured elsewhere, at another time and maybe of another index, stays there.
+        wanted = replace(
+            manifest.collection,
+            name=name,
+            identity=new_identity(),
+            restoring=True,
+            calibration=None,
+        )
         created = await store.create_collection(wanted, assets)
         try:
             for partition, part in manifest.partitions.items():

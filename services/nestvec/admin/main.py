@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nestvec
 from nestvec.adapters.blob_store import open_blobs
 from nestvec.admin.app import AdminApp, StoredCatalogue
 from nestvec.admin.servicer import ServerFacts
 from nestvec.config import Settings
 from nestvec.core.codec import VectorDtype
-from nestvec.core.ports import Encoder, Shards, VectorStore
+from nestvec.core.ports import Encoders, Shards, VectorStore
 
 
 def admin_app(
     settings: Settings,
     catalogue: StoredCatalogue,
-    encoder: Encoder,
+    encoders: Encoders,
     shards: Shards,
     store: VectorStore,
 ) -> AdminApp:
     """The application. New collections serve the tiers that the search classes need."""
     tiers = settings.coarse.tiers or tuple(one.coarse_dim for one in settings.classes.values())
     dtype = VectorDtype(settings.store.dtype)
-    return AdminApp(catalogue, encoder.space, shards, store, tiers, dtype, open_blobs)
+    return AdminApp(catalogue, encoders, shards, store, tiers, dtype, open_blobs)
 
 
-def server_facts(settings: Settings, encoder: Encoder) -> ServerFacts:
+def server_facts(settings: Settings, encoders: Encoders) -> ServerFacts:
     """What DescribeServer tells."""
     classes = tuple(
-        {"name": name, **one.model_dump(exclude={"degrade", "share"})}
+        {"name": name, **one.model_dump(exclude={"degrade", "share", "certified"})}
         for name, one in settings.classes.items()
     )
+    section = settings.cross_encoder
     return ServerFacts(
         version=nestvec.__version__,
-        space=encoder.space,
+        encoders=encoders,
         classes=classes,
         limits={
             **settings.limits.model_dump(exclude={"max_queries_under_way"}),
             "max_message_bytes": settings.server.max_message_bytes,
         },
+        # The process that tells need not be the one that has it: by its settings, without folders.
+        cross_encoder=Path(section.model).name if section.model else section.address or "",
     )

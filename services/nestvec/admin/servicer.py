@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 
 from nestvec.admin.app import AdminApp, CollectionWish
-from nestvec.core.space import Space
+from nestvec.core.ports import Encoders
+from nestvec.rpc.calibration_wire import calibration_from_wire
 from nestvec.rpc.evidence_wire import code_from_wire, evidence_from_wire
 from nestvec.rpc.field_wire import schema_from_wire
 from nestvec.rpc.server import Mounted
@@ -23,12 +24,15 @@ _log = logger()
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a server says of itself. classes and limits: as the messages take them."""
+    """What a server says of itself. classes and limits: as the messages take them.
+    cross_encoder: its name; empty where there is none.
+    """
 
     version: str
-    space: Space
+    encoders: Encoders
     classes: tuple[Mapping[str, Any], ...]
     limits: Mapping[str, int]
+    cross_encoder: str = ""
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
@@ -52,6 +56,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             fields=schema_from_wire(request.fields),
             coarse_code=code_from_wire(request.coarse_code),
             evidence=evidence_from_wire(request.evidence),
+            model=request.model,
         )
         collection, created = await self._app.create(wish, request.exist_ok)
         if created:
@@ -130,6 +135,36 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if dropped:
             _log.info("tier.dropped", collection=request.name, dim=request.dim)
         return admin_pb2.DropTierResponse(
+            collection=collection_to_wire(collection), dropped=dropped
+        )
+
+    async def SetCalibration(
+        self,
+        request: admin_pb2.SetCalibrationRequest,
+        context: Context,
+    ) -> admin_pb2.SetCalibrationResponse:
+        """See admin.proto."""
+        calibration = calibration_from_wire(request.calibration)
+        collection = await self._app.set_calibration(request.name, calibration)
+        _log.info(
+            "calibration.set",
+            collection=request.name,
+            classes=[one.name for one in calibration.classes],
+            queries=calibration.queries,
+            documents=calibration.documents,
+        )
+        return admin_pb2.SetCalibrationResponse(collection=collection_to_wire(collection))
+
+    async def DropCalibration(
+        self,
+        request: admin_pb2.DropCalibrationRequest,
+        context: Context,
+    ) -> admin_pb2.DropCalibrationResponse:
+        """See admin.proto."""
+        collection, dropped = await self._app.drop_calibration(request.name)
+        if dropped:
+            _log.info("calibration.dropped", collection=request.name)
+        return admin_pb2.DropCalibrationResponse(
             collection=collection_to_wire(collection), dropped=dropped
         )
 
@@ -216,8 +251,10 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """See admin.proto."""
         return admin_pb2.DescribeServerResponse(
             version=self._facts.version,
-            space=space_to_wire(self._facts.space),
+            space=space_to_wire(self._facts.encoders.default.space),
+            spaces=[space_to_wire(one.encoder.space) for one in self._facts.encoders.open_now],
             search_classes=[admin_pb2.SearchClassDescription(**one) for one in self._facts.classes],
+            cross_encoder=self._facts.cross_encoder,
             **self._facts.limits,
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from nestvec.client.async_client import AsyncNestvecClient
 from nestvec.client.calls import SearchOptions
 from nestvec.client.ingest import IngestInterrupted
+from nestvec.client.quality import ClassRecall, LiveRecall, Share
 from nestvec.client.sync_client import NestvecClient
 from nestvec.client.upkeep import (
     Backup,
@@ -26,6 +27,7 @@ from nestvec.client.upkeep import (
 )
 from nestvec.client.values import (
     AckName,
+    CalibratedPlan,
     CollectionDescription,
     CollectionInfo,
     Degradation,
@@ -46,6 +48,7 @@ from nestvec.client.values import (
     StoredDocument,
 )
 from nestvec.client.vectors import as_query_vector, normalise
+from nestvec.core.calibration import Calibration
 from nestvec.core.codes import CoarseCode
 from nestvec.core.measured import Evidence, LossBudget, Measurement
 
@@ -53,6 +56,9 @@ __all__ = [
     "AckName",
     "AsyncNestvecClient",
     "Backup",
+    "CalibratedPlan",
+    "Calibration",
+    "ClassRecall",
     "CoarseCode",
     "CollectionDescription",
     "CollectionInfo",
@@ -68,6 +74,7 @@ __all__ = [
     "IngestProgress",
     "IngestReason",
     "IngestReport",
+    "LiveRecall",
     "LossBudget",
     "Measurement",
     "NestvecClient",
@@ -78,6 +85,7 @@ __all__ = [
     "ServerInfo",
     "ServerLimits",
     "ShardSnapshot",
+    "Share",
     "SpaceRef",
     "StoredDocument",
     "TierChange",

@@ -19,12 +19,14 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from numpy.typing import NDArray
 
-from nestvec.client import calls, upkeep
+from nestvec.client import calls, migrations, quality, upkeep
 from nestvec.client.asking import ask_async
 from nestvec.client.calls import Call, SearchOptions, Service
 from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
 from nestvec.client.front_ends import FrontEnds
-from nestvec.client.ingest import IngestMessage, IngestRun
+from nestvec.client.ingest import IngestMessage, IngestRun, texts_alone
+from nestvec.client.migrations import LONG_S as MIGRATION_S
+from nestvec.client.quality import LiveRecall
 from nestvec.client.upkeep import (
     LONG_S,
     Backup,
@@ -45,13 +47,21 @@ from nestvec.client.values import (
     SearchResult,
     ServerInfo,
 )
+from nestvec.core.calibration import Calibration
 from nestvec.core.codec import VectorDtype
 from nestvec.core.codes import CoarseCode
-from nestvec.core.errors import BudgetSpent, NestvecError, WorkerUnavailable
+from nestvec.core.errors import BudgetSpent, NestvecError, SpaceMismatch, WorkerUnavailable
 from nestvec.core.fields import FieldType
 from nestvec.core.measured import Evidence
+from nestvec.core.migration import Gate, MigrationStatus, MigrationWish
 from nestvec.core.space import Space
-from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
+from nestvec.v1 import (
+    admin_pb2_grpc,
+    ingest_pb2_grpc,
+    migration_pb2_grpc,
+    quality_pb2_grpc,
+    query_pb2_grpc,
+)
 
 Result = TypeVar("Result")
 # What grpc.aio puts in the place of the server's status when a write meets it (grpc issue 36066).
@@ -143,17 +153,35 @@ class AsyncNestvecClient:
         timeout_s: float = 120.0,
     ) -> IngestReport:
         """See NestvecClient.index. An async iterable is awaited between documents."""
-        fingerprint = fingerprint or await self._fingerprint(collection)
-        run = IngestRun(
-            collection,
-            fingerprint,
-            first_offset=first_offset,
-            stream_id=stream_id,
-            ack=ack,
-            batch_size=batch_size,
-            max_message_bytes=self._connection.max_message_bytes,
-            on_progress=on_progress,
-        )
+
+        def run_in(space: str) -> IngestRun:
+            return IngestRun(
+                collection,
+                space,
+                first_offset=first_offset,
+                stream_id=stream_id,
+                ack=ack,
+                batch_size=batch_size,
+                max_message_bytes=self._connection.max_message_bytes,
+                on_progress=on_progress,
+            )
+
+        given = fingerprint or await self._fingerprint(collection)
+        try:
+            return await self._index(run_in(given), documents, timeout_s)
+        except SpaceMismatch:
+            if fingerprint is not None or not texts_alone(documents):
+                raise
+        # What is kept of its space stays: vectors that this client brings may be of that one.
+        space = (await self.describe(collection)).space
+        return await self._index(run_in(space.fingerprint), documents, timeout_s)
+
+    async def _index(
+        self,
+        run: IngestRun,
+        documents: Iterable[IngestDocument] | AsyncIterable[IngestDocument],
+        timeout_s: float,
+    ) -> IngestReport:
         async with self._stream(run, self._connection.limit(timeout_s)) as (send, receive):
             async for document in _awaited(documents):
                 if (message := run.add(document)) is not None:
@@ -179,6 +207,16 @@ class AsyncNestvecClient:
         """See NestvecClient.get."""
         return await self._run(calls.get(collection, ids, with_vectors), timeout_s)
 
+    async def ids(self, collection: str, *, timeout_s: float | None = None) -> AsyncIterator[str]:
+        """See NestvecClient.ids."""
+        token = ""
+        while True:
+            found, token = await self._run(calls.list_ids(collection, token), timeout_s)
+            for one in found:
+                yield one
+            if not token:
+                return
+
     async def delete(
         self,
         collection: str,
@@ -203,13 +241,22 @@ class AsyncNestvecClient:
         fields: Mapping[str, FieldType | str] | None = None,
         coarse_code: CoarseCode | str = CoarseCode.AUTO,
         evidence: Evidence | None = None,
+        model: str = "",
         exist_ok: bool = False,
         timeout_s: float | None = None,
     ) -> CollectionInfo:
         """See NestvecClient.create_collection."""
         self._connection.forget(name)
         call = calls.create_collection(
-            name, tiers, store_dim, store_dtype, exist_ok, fields or {}, coarse_code, evidence
+            name,
+            tiers,
+            store_dim,
+            store_dtype,
+            exist_ok,
+            fields or {},
+            coarse_code,
+            evidence,
+            model,
         )
         return await self._run(call, timeout_s)
 
@@ -241,11 +288,59 @@ class AsyncNestvecClient:
         """See NestvecClient.drop_tier."""
         return await self._run(upkeep.drop_tier(name, dim), timeout_s)
 
+    async def set_calibration(
+        self, name: str, calibration: Calibration, *, timeout_s: float | None = None
+    ) -> CollectionInfo:
+        """See NestvecClient.set_calibration."""
+        return await self._run(upkeep.set_calibration(name, calibration), timeout_s)
+
+    async def drop_calibration(self, name: str, *, timeout_s: float | None = None) -> bool:
+        """See NestvecClient.drop_calibration."""
+        return await self._run(upkeep.drop_calibration(name), timeout_s)
+
+    # --- migrations -----------------------------------------------------------------------------
+
+    async def begin_migration(
+        self, collection: str, wish: MigrationWish, *, timeout_s: float = MIGRATION_S
+    ) -> MigrationStatus:
+        """See NestvecClient.begin_migration."""
+        return await self._run(migrations.begin(collection, wish), timeout_s)
+
+    async def migration(
+        self, collection: str, *, timeout_s: float | None = None
+    ) -> MigrationStatus:
+        """See NestvecClient.migration."""
+        return await self._run(migrations.status(collection), timeout_s)
+
+    async def record_gate(
+        self, collection: str, gate: Gate, *, timeout_s: float | None = None
+    ) -> MigrationStatus:
+        """See NestvecClient.record_gate."""
+        return await self._run(migrations.record_gate(collection, gate), timeout_s)
+
+    async def step_migration(
+        self,
+        collection: str,
+        step: migrations.StepName,
+        *,
+        rate: float | None = None,
+        override: str = "",
+        timeout_s: float = MIGRATION_S,
+    ) -> MigrationStatus:
+        """See NestvecClient.step_migration."""
+        return await self._run(migrations.step(collection, step, rate, override), timeout_s)
+
     async def verify(
         self, name: str, *, repair: bool = False, sample: int = 0, timeout_s: float = LONG_S
     ) -> Verification:
         """See NestvecClient.verify."""
         return await self._run(upkeep.verify(name, repair, sample), timeout_s)
+
+    async def live_recall(
+        self, collection: str = "", *, timeout_s: float | None = None
+    ) -> LiveRecall:
+        """See NestvecClient.live_recall."""
+        return await self._run(quality.live_recall(collection), timeout_s)
 
     async def snapshot(self, name: str, *, timeout_s: float = LONG_S) -> list[ShardSnapshot]:
         """See NestvecClient.snapshot."""
@@ -307,6 +402,8 @@ class AsyncNestvecClient:
                     "query": query_pb2_grpc.QueryServiceStub(channel),
                     "ingest": ingest_pb2_grpc.IngestServiceStub(channel),
                     "admin": admin_pb2_grpc.AdminServiceStub(channel),
+                    "quality": quality_pb2_grpc.QualityServiceStub(channel),
+                    "migration": migration_pb2_grpc.MigrationServiceStub(channel),
                 }
                 for channel in self._channels
             ]

@@ -35,9 +35,17 @@ from nestvec.rpc.wire import dtype_to_wire
 from nestvec.v1 import admin_pb2, ingest_pb2, query_pb2
 
 Result = TypeVar("Result")
-Service = Literal["query", "ingest", "admin"]
+Service = Literal["query", "ingest", "admin", "quality", "migration"]
 # Of the services that also write.
-_READS = frozenset({"ListCollections", "DescribeCollection", "DescribeServer"})
+_READS = frozenset(
+    {
+        "ListCollections",
+        "DescribeCollection",
+        "DescribeServer",
+        "DescribeLiveRecall",
+        "DescribeMigration",
+    }
+)
 
 
 class SearchOptions(TypedDict, total=False):
@@ -48,8 +56,12 @@ class SearchOptions(TypedDict, total=False):
     whether to order them at full dimension. min_coverage: the least share of the documents, 0 to
     1, that must have answered. explain: fill `SearchResult.explanation`. ids_only: leave texts and
     fields out. exhaustive: fetch every candidate's full vector, whatever the bounds say.
-    watermark: of an `index` report or a `delete` result; the search waits, within its deadline,
-    until it sees what that one wrote. filter: only documents that match, as text such as
+    cross_encode: whether the server's cross-encoder orders the first hits anew.
+    target_recall: the share of exact search's k best, above 0 and at most 1, that answers shall
+    hold: the cheapest plan that the collection was calibrated to reach it with is run, in place of
+    the knobs before. bound_z: how many standard deviations the bounds of the rerank span, 5 unless
+    told. watermark: of an `index` report or a `delete` result; the search waits, within its
+    deadline, until it sees what that one wrote. filter: only documents that match, as text such as
     `lang == "en" and year >= 2020` (nestvec.core.filter_text) or as a tree (nestvec.core.filters).
     fingerprint: the space of a query vector; by default the collection's, asked for once.
     timeout_s: the deadline of this call.
@@ -64,6 +76,9 @@ class SearchOptions(TypedDict, total=False):
     explain: bool
     ids_only: bool
     exhaustive: bool
+    cross_encode: bool | None
+    target_recall: float | None
+    bound_z: float | None
     watermark: bytes
     filter: Filter | str | None
     fingerprint: str | None
@@ -149,6 +164,9 @@ def _options(
     explain: bool = False,
     ids_only: bool = False,
     exhaustive: bool = False,
+    cross_encode: bool | None = None,
+    target_recall: float | None = None,
+    bound_z: float | None = None,
     watermark: bytes = b"",
     filter: Filter | str | None = None,  # noqa: A002  the word of SearchOptions
     fingerprint: str | None = None,  # noqa: ARG001  stands with the vector
@@ -168,6 +186,9 @@ def _options(
             explain=explain,
             ids_only=ids_only,
             exhaustive_rerank=exhaustive,
+            cross_encode=cross_encode,
+            target_recall=target_recall,
+            bound_z=bound_z,
             watermark=watermark,
             filter=filter_message,
         )
@@ -183,6 +204,13 @@ def get(collection: str, ids: Sequence[str], with_vectors: bool) -> Call[GetResu
             collection=collection, ids=_several(ids), include_vectors=with_vectors
         )
     return Call("query", "GetDocuments", request, responses.get_result)
+
+
+def list_ids(collection: str, token: str) -> Call[tuple[list[str], str]]:
+    """Ids of some documents, and the token of the next part; empty after the last."""
+    with as_invalid("collection"):
+        request = query_pb2.ListDocumentIdsRequest(collection=collection, page_token=token)
+    return Call("query", "ListDocumentIds", request, responses.some_ids)
 
 
 def delete(
@@ -224,6 +252,7 @@ def create_collection(
     fields: Mapping[str, FieldType | str],
     coarse_code: CoarseCode | str = CoarseCode.AUTO,
     evidence: Evidence | None = None,
+    model: str = "",
 ) -> Call[CollectionInfo]:
     """Empty values take the server's defaults."""
     dtype = admin_pb2.STORE_DTYPE_UNSPECIFIED
@@ -243,6 +272,7 @@ def create_collection(
             ),
             coarse_code=code,
             evidence=None if evidence is None else evidence_to_wire(evidence),
+            model=model,
         )
     return Call("admin", "CreateCollection", request, responses.created)
 

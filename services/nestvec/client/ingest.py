@@ -7,7 +7,7 @@ response whenever the run is full, `flush` at the end, then settle what is left.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -70,6 +70,15 @@ class IngestInterrupted(NestvecError):
         self.report = report
         self.acknowledged_offset = report.acknowledged_offset
         self.resume_at = report.acknowledged_offset + 1
+
+
+def texts_alone(documents: object) -> bool:
+    """Whether these may be sent again, and bring no vectors: then it does not matter to them that
+    the collection has moved to another model since its space was learnt.
+    """
+    return isinstance(documents, Sequence) and all(
+        getattr(one, "vector", None) is None for one in documents
+    )
 
 
 class IngestRun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nestvec.client.values import (
+    CalibratedPlan,
     CollectionDescription,
     CollectionInfo,
     Degradation,
@@ -20,6 +21,7 @@ from nestvec.client.values import (
 from nestvec.core.codec import VectorDtype, floats_from_bytes
 from nestvec.core.coverage import Coverage, DegradationKind
 from nestvec.core.ports import StoreUsage
+from nestvec.rpc.calibration_wire import calibration_from_wire
 from nestvec.rpc.evidence_wire import code_from_wire, evidence_from_wire
 from nestvec.rpc.field_wire import fields_from_wire, schema_from_wire
 from nestvec.rpc.wire import (
@@ -40,7 +42,14 @@ def search_result(message: query_pb2.SearchResponse) -> SearchResult:
     """One answer."""
     return SearchResult(
         hits=tuple(
-            Hit(hit.id, hit.score, hit.text, fields_from_wire(hit.fields)) for hit in message.hits
+            Hit(
+                hit.id,
+                hit.score,
+                hit.text,
+                fields_from_wire(hit.fields),
+                hit.cross_score if hit.HasField("cross_score") else None,
+            )
+            for hit in message.hits
         ),
         coarse=_space_ref(message.coarse_space),
         scoring=_space_ref(message.scoring_space),
@@ -58,6 +67,8 @@ def search_result(message: query_pb2.SearchResponse) -> SearchResult:
         search_class=message.search_class,
         generation=message.generation,
         explanation=_explanation(message.explanation) if message.HasField("explanation") else None,
+        cross_encoder=message.cross_encoder,
+        plan=_plan(message.plan) if message.HasField("plan") else None,
     )
 
 
@@ -82,6 +93,11 @@ def get_result(message: query_pb2.GetDocumentsResponse) -> GetResult:
         missing_ids=tuple(message.missing_ids),
         space=_space_ref(message.space),
     )
+
+
+def some_ids(message: query_pb2.ListDocumentIdsResponse) -> tuple[list[str], str]:
+    """Ids, and the token of the next ones."""
+    return list(message.ids), message.next_page_token
 
 
 def delete_result(message: ingest_pb2.DeleteDocumentsResponse) -> DeleteResult:
@@ -127,7 +143,14 @@ def server_info(message: admin_pb2.DescribeServerResponse) -> ServerInfo:
         space=space_from_wire(message.space),
         search_classes=tuple(
             SearchClassInfo(
-                one.name, one.coarse_dim, one.k, one.candidates, one.rerank, one.min_coverage
+                one.name,
+                one.coarse_dim,
+                one.k,
+                one.candidates,
+                one.rerank,
+                one.min_coverage,
+                one.target_recall if one.HasField("target_recall") else None,
+                one.cross_encode,
             )
             for one in message.search_classes
         ),
@@ -139,6 +162,8 @@ def server_info(message: admin_pb2.DescribeServerResponse) -> ServerInfo:
             message.max_ids,
             message.max_message_bytes,
         ),
+        cross_encoder=message.cross_encoder,
+        spaces=tuple(space_from_wire(one) for one in message.spaces),
     )
 
 
@@ -156,6 +181,21 @@ def _explanation(message: query_pb2.Explanation) -> Explanation:
     return Explanation(stages, message.candidates, message.fetched, message.matching)
 
 
+def _plan(message: query_pb2.CalibratedPlan) -> CalibratedPlan:
+    return CalibratedPlan(
+        message.coarse_dim,
+        message.candidates,
+        message.rerank,
+        message.bound_z,
+        message.target_recall,
+        message.measured_recall,
+        message.recall_low,
+        message.recall_high,
+        message.confidence,
+        message.reaches_target,
+    )
+
+
 def collection_info(message: admin_pb2.CollectionDescription) -> CollectionInfo:
     """What a collection is."""
     return CollectionInfo(
@@ -169,4 +209,7 @@ def collection_info(message: admin_pb2.CollectionDescription) -> CollectionInfo:
         fields={one.name: one.type for one in schema_from_wire(message.fields)},
         coarse_code=code_from_wire(message.coarse_code),
         evidence=evidence_from_wire(message.evidence),
+        calibration=(
+            calibration_from_wire(message.calibration) if message.HasField("calibration") else None
+        ),
     )

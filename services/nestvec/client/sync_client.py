@@ -12,12 +12,14 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from numpy.typing import NDArray
 
-from nestvec.client import calls, upkeep
+from nestvec.client import calls, migrations, quality, upkeep
 from nestvec.client.asking import ask_blocking
 from nestvec.client.calls import Call, SearchOptions, Service
 from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
 from nestvec.client.front_ends import FrontEnds
-from nestvec.client.ingest import IngestMessage, IngestRun
+from nestvec.client.ingest import IngestMessage, IngestRun, texts_alone
+from nestvec.client.migrations import LONG_S as MIGRATION_S
+from nestvec.client.quality import LiveRecall
 from nestvec.client.upkeep import (
     LONG_S,
     Backup,
@@ -38,13 +40,21 @@ from nestvec.client.values import (
     SearchResult,
     ServerInfo,
 )
+from nestvec.core.calibration import Calibration
 from nestvec.core.codec import VectorDtype
 from nestvec.core.codes import CoarseCode
-from nestvec.core.errors import BudgetSpent, NestvecError
+from nestvec.core.errors import BudgetSpent, NestvecError, SpaceMismatch
 from nestvec.core.fields import FieldType
 from nestvec.core.measured import Evidence
+from nestvec.core.migration import Gate, MigrationStatus, MigrationWish
 from nestvec.core.space import Space
-from nestvec.v1 import admin_pb2_grpc, ingest_pb2_grpc, query_pb2_grpc
+from nestvec.v1 import (
+    admin_pb2_grpc,
+    ingest_pb2_grpc,
+    migration_pb2_grpc,
+    quality_pb2_grpc,
+    query_pb2_grpc,
+)
 
 Result = TypeVar("Result")
 
@@ -80,6 +90,8 @@ class NestvecClient:
                 "query": query_pb2_grpc.QueryServiceStub(channel),
                 "ingest": ingest_pb2_grpc.IngestServiceStub(channel),
                 "admin": admin_pb2_grpc.AdminServiceStub(channel),
+                "quality": quality_pb2_grpc.QualityServiceStub(channel),
+                "migration": migration_pb2_grpc.MigrationServiceStub(channel),
             }
             for channel in self._channels
         ]
@@ -161,17 +173,35 @@ class NestvecClient:
 
         Raises IngestInterrupted when the stream breaks: it tells where to resume.
         """
-        fingerprint = fingerprint or self._fingerprint(collection)
-        run = IngestRun(
-            collection,
-            fingerprint,
-            first_offset=first_offset,
-            stream_id=stream_id,
-            ack=ack,
-            batch_size=batch_size,
-            max_message_bytes=self._connection.max_message_bytes,
-            on_progress=on_progress,
-        )
+
+        def run_in(space: str) -> IngestRun:
+            return IngestRun(
+                collection,
+                space,
+                first_offset=first_offset,
+                stream_id=stream_id,
+                ack=ack,
+                batch_size=batch_size,
+                max_message_bytes=self._connection.max_message_bytes,
+                on_progress=on_progress,
+            )
+
+        given = fingerprint or self._fingerprint(collection)
+        try:
+            return self._index(run_in(given), documents, timeout_s)
+        except SpaceMismatch:
+            if fingerprint is not None or not texts_alone(documents):
+                raise
+        # What is kept of its space stays: vectors that this client brings may be of that one.
+        space = self.describe(collection).space
+        return self._index(run_in(space.fingerprint), documents, timeout_s)
+
+    def _index(
+        self,
+        run: IngestRun,
+        documents: Iterable[IngestDocument],
+        timeout_s: float,
+    ) -> IngestReport:
         with self._stream(run, self._connection.limit(timeout_s)) as (send, receive):
             for document in documents:
                 if (message := run.add(document)) is not None:
@@ -196,6 +226,17 @@ class NestvecClient:
     ) -> GetResult:
         """Documents by id, with their stored vectors on request."""
         return self._run(calls.get(collection, ids, with_vectors), timeout_s)
+
+    def ids(self, collection: str, *, timeout_s: float | None = None) -> Iterator[str]:
+        """The ids of all documents, in no order, each once. What is written or deleted meanwhile
+        may be among them or not. timeout_s: of each of its calls.
+        """
+        token = ""
+        while True:
+            found, token = self._run(calls.list_ids(collection, token), timeout_s)
+            yield from found
+            if not token:
+                return
 
     def delete(
         self,
@@ -225,18 +266,29 @@ class NestvecClient:
         fields: Mapping[str, FieldType | str] | None = None,
         coarse_code: CoarseCode | str = CoarseCode.AUTO,
         evidence: Evidence | None = None,
+        model: str = "",
         exist_ok: bool = False,
         timeout_s: float | None = None,
     ) -> CollectionInfo:
         """Make a collection; what is left out is the server's default. fields: what can be filtered
         on, with its type (keyword, integer, float, bool or time). coarse_code: what the coarse
-        scan reads; one that loses something needs `evidence`. Raises AlreadyExists, with `exist_ok`
-        only when the existing one has other settings; InvalidRequest for a tier or code that was
-        not measured, or loses more than the budget.
+        scan reads; one that loses something needs `evidence`. model: whose space it is made in, by
+        the name that the server's settings or the table of known models have. Raises AlreadyExists,
+        with `exist_ok` only when the existing one has other settings; InvalidRequest for a model
+        that the server cannot have, and for a tier or code that was not measured, or loses more
+        than the budget.
         """
         self._connection.forget(name)
         call = calls.create_collection(
-            name, tiers, store_dim, store_dtype, exist_ok, fields or {}, coarse_code, evidence
+            name,
+            tiers,
+            store_dim,
+            store_dtype,
+            exist_ok,
+            fields or {},
+            coarse_code,
+            evidence,
+            model,
         )
         return self._run(call, timeout_s)
 
@@ -273,6 +325,53 @@ class NestvecClient:
         """
         return self._run(upkeep.drop_tier(name, dim), timeout_s)
 
+    def set_calibration(
+        self, name: str, calibration: Calibration, *, timeout_s: float | None = None
+    ) -> CollectionInfo:
+        """Keep what `nestvec calibrate` measured, so that searches may ask for a recall. Raises
+        NotFound; SpaceMismatch for one of another space; NotCalibrated for one of another
+        generation, code or tier.
+        """
+        return self._run(upkeep.set_calibration(name, calibration), timeout_s)
+
+    def drop_calibration(self, name: str, *, timeout_s: float | None = None) -> bool:
+        """Forget it. Returns whether there was one. Raises NotFound."""
+        return self._run(upkeep.drop_calibration(name), timeout_s)
+
+    # --- migrations -----------------------------------------------------------------------------
+
+    def begin_migration(
+        self, collection: str, wish: MigrationWish, *, timeout_s: float = MIGRATION_S
+    ) -> MigrationStatus:
+        """Begin to move a collection to another model; the server does the work. Raises NotFound,
+        MigrationRefused, TierNotTrained, or InvalidRequest.
+        """
+        return self._run(migrations.begin(collection, wish), timeout_s)
+
+    def migration(self, collection: str, *, timeout_s: float | None = None) -> MigrationStatus:
+        """The newest one of a collection, as it stands. Raises NotFound."""
+        return self._run(migrations.status(collection), timeout_s)
+
+    def record_gate(
+        self, collection: str, gate: Gate, *, timeout_s: float | None = None
+    ) -> MigrationStatus:
+        """Tell what was measured of the new generation. Raises MigrationRefused."""
+        return self._run(migrations.record_gate(collection, gate), timeout_s)
+
+    def step_migration(
+        self,
+        collection: str,
+        step: migrations.StepName,
+        *,
+        rate: float | None = None,
+        override: str = "",
+        timeout_s: float = MIGRATION_S,
+    ) -> MigrationStatus:
+        """pause, resume (with another rate, or words that open a gate), switch, rollback, abort or
+        finish. Raises MigrationRefused where that does not fit as it stands.
+        """
+        return self._run(migrations.step(collection, step, rate, override), timeout_s)
+
     def verify(
         self, name: str, *, repair: bool = False, sample: int = 0, timeout_s: float = LONG_S
     ) -> Verification:
@@ -280,6 +379,12 @@ class NestvecClient:
         documents a tier and shard to compare code by code; 0: 1,000.
         """
         return self._run(upkeep.verify(name, repair, sample), timeout_s)
+
+    def live_recall(self, collection: str = "", *, timeout_s: float | None = None) -> LiveRecall:
+        """What a sample of the server's own answers has lost against exact search. Of several
+        servers, what one of them says of itself.
+        """
+        return self._run(quality.live_recall(collection), timeout_s)
 
     def snapshot(self, name: str, *, timeout_s: float = LONG_S) -> list[ShardSnapshot]:
         """Write the coarse tiers of every shard where the server looks for them at start."""

@@ -1,4 +1,4 @@
-"""Calls that look after collections: tiers, comparing, snapshots, backups. As in calls.py."""
+"""Calls that look after collections: tiers, calibrations, comparing, backups. As in calls.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from nestvec.client import responses
 from nestvec.client.calls import Call, as_invalid
 from nestvec.client.values import CollectionInfo
+from nestvec.core.calibration import Calibration
 from nestvec.core.measured import Evidence
+from nestvec.rpc.calibration_wire import calibration_to_wire
 from nestvec.rpc.evidence_wire import evidence_to_wire
 from nestvec.v1 import admin_pb2
 
@@ -96,6 +98,22 @@ def drop_tier(name: str, dim: int) -> Call[TierChange]:
     return Call("admin", "DropTier", request, _dropped)
 
 
+def set_calibration(name: str, calibration: Calibration) -> Call[CollectionInfo]:
+    """Keep what was measured."""
+    with as_invalid("calibration"):
+        request = admin_pb2.SetCalibrationRequest(
+            name=name, calibration=calibration_to_wire(calibration)
+        )
+    return Call("admin", "SetCalibration", request, _of_collection)
+
+
+def drop_calibration(name: str) -> Call[bool]:
+    """Forget it."""
+    with as_invalid("name"):
+        request = admin_pb2.DropCalibrationRequest(name=name)
+    return Call("admin", "DropCalibration", request, _was_dropped)
+
+
 def verify(name: str, repair: bool, sample: int) -> Call[Verification]:
     """Compare with the store."""
     with as_invalid("sample"):
@@ -130,6 +148,14 @@ def _added(message: admin_pb2.AddTierResponse) -> TierChange:
 
 def _dropped(message: admin_pb2.DropTierResponse) -> TierChange:
     return TierChange(responses.collection_info(message.collection), message.dropped)
+
+
+def _of_collection(message: admin_pb2.SetCalibrationResponse) -> CollectionInfo:
+    return responses.collection_info(message.collection)
+
+
+def _was_dropped(message: admin_pb2.DropCalibrationResponse) -> bool:
+    return message.dropped
 
 
 def _verification(message: admin_pb2.VerifyCollectionResponse) -> Verification:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from nestvec.core.arrays import Floats
+from nestvec.core.calibration import Calibration
 from nestvec.core.certificate import Certificate
 from nestvec.core.codec import VectorDtype
 from nestvec.core.codes import CoarseCode
@@ -34,13 +35,15 @@ class SpaceRef:
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One document found. score: its cosine in `SearchResult.scoring`. text and fields are empty
-    with `ids_only`.
+    with `ids_only`. cross_score: what a cross-encoder gave it, on a scale of its own; hits that
+    have one come first, in its order.
     """
 
     id: str
     score: float
     text: str
     fields: Mapping[str, FieldValue]
+    cross_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,35 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibratedPlan:
+    """The plan that a target of recall has led to, and what it was measured to reach: the mean over
+    queries, with its interval at `confidence`. bound_z: 0 without rerank. reaches_target: False
+    where TARGET_MISSED is among the degradations. Where nothing was measured the recall is 0, known
+    to be between 0 and 1.
+    """
+
+    coarse_dim: int
+    candidates: int
+    rerank: bool
+    bound_z: float
+    target_recall: float
+    measured_recall: float
+    recall_low: float
+    recall_high: float
+    confidence: float
+    reaches_target: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """Hits, best first, and everything that must be admitted about them.
 
     coarse: what the coarse tier searched. scoring: what the scores were computed at.
     failure_probability: the chance that the certificate is wrong; 0 when it rests on no
-    probabilistic bound. explanation: only when it was asked for.
+    probabilistic bound. explanation: only when it was asked for. plan: only with a target of
+    recall, the caller's or the class's. cross_encoder: which one ordered the first hits; empty
+    where none did. The certificate speaks of cosines all the same: of which documents it was given
+    to order.
     """
 
     hits: tuple[Hit, ...]
@@ -84,6 +110,8 @@ class SearchResult:
     search_class: str
     generation: int
     explanation: Explanation | None
+    plan: CalibratedPlan | None = None
+    cross_encoder: str = ""
 
 
 # --- documents ----------------------------------------------------------------------------------
@@ -203,7 +231,8 @@ class IngestReport:
 @dataclass(frozen=True)
 class CollectionInfo:
     """What a collection is. store_dim: what is stored and scored. tiers: what may be searched.
-    fields: what can be filtered on. evidence: why its code and tiers may serve.
+    fields: what can be filtered on. evidence: why its code and tiers may serve. calibration: what
+    its plans were measured to reach; None where that is not known, or does not hold any more.
     """
 
     name: str
@@ -216,6 +245,7 @@ class CollectionInfo:
     fields: Mapping[str, FieldType]
     coarse_code: CoarseCode
     evidence: Evidence
+    calibration: Calibration | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -234,7 +264,10 @@ class CollectionDescription(CollectionInfo):
 
 @dataclass(frozen=True, slots=True)
 class SearchClassInfo:
-    """What a search class asks for; a collection serves its nearest tier."""
+    """What a search class asks for; a collection serves its nearest tier. target_recall: what it is
+    promised where a collection is calibrated. cross_encode: how many of the first hits the
+    cross-encoder orders anew.
+    """
 
     name: str
     coarse_dim: int
@@ -242,6 +275,8 @@ class SearchClassInfo:
     candidates: int
     rerank: bool
     min_coverage: float
+    target_recall: float | None = None
+    cross_encode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +293,14 @@ class ServerLimits:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """A server: its version, its encoder's space, its search classes and limits."""
+    """A server: its version, its encoder's space, its search classes and limits, and its
+    cross-encoder's name, empty where it has none. spaces: of all its encoders that are open now,
+    the default first.
+    """
 
     version: str
     space: Space
     search_classes: tuple[SearchClassInfo, ...]
     limits: ServerLimits
+    cross_encoder: str = ""
+    spaces: tuple[Space, ...] = ()

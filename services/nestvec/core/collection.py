@@ -10,11 +10,13 @@ from functools import cached_property
 from typing import Any
 
 from nestvec.core.arrays import Floats
+from nestvec.core.calibration import Calibration
 from nestvec.core.codec import VectorCodec, VectorDtype
 from nestvec.core.codes import CoarseCode
 from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.fields import FieldSchema, FieldType, check_fields
 from nestvec.core.measured import Coded, Evidence
+from nestvec.core.model_spec import ModelSpec
 from nestvec.core.placement import DEFAULT_PARTITIONS, MAX_PARTITIONS
 from nestvec.core.space import Space
 from nestvec.core.tiers import accept_vectors, require_trained, truncate
@@ -33,7 +35,9 @@ class Collection:
     `store_dim`. `fields` are those that can be filtered on, by name. `identity` is drawn when it is
     made: two stores may each have a generation 1 of one name, and a snapshot of one must not be
     taken for the other's. `restoring`: a backup is being read into it; nobody may serve it yet.
-    `coarse_code` is for life; `evidence` says why it and the tiers may serve.
+    `coarse_code` is for life; `evidence` says why it and the tiers may serve. `model` is how a
+    process that does not serve the space yet may open its model; it is not part of the space.
+    `calibration` is of this very generation and identity, or stands for nothing: see `calibrated`.
     """
 
     name: str
@@ -49,6 +53,8 @@ class Collection:
     restoring: bool = False
     coarse_code: CoarseCode = CoarseCode.AUTO
     evidence: Evidence = field(default_factory=Evidence)
+    model: ModelSpec | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -71,6 +77,17 @@ class Collection:
     def coded(self) -> Coded:
         """What its losses depend on, its tiers aside."""
         return Coded(self.space.fingerprint, self.store_dim, self.coarse_code, self.store_dtype)
+
+    @cached_property
+    def calibrated(self) -> Calibration | None:
+        """The calibration, where it was made of what this is: a record that was copied from another
+        generation may carry one that was not.
+        """
+        found = self.calibration
+        own = (self.coded, self.generation, self.identity)
+        if found is None or (found.coded, found.generation, found.identity) != own:
+            return None
+        return found
 
     def require_searchable(self, dim: int, field_name: str) -> int:
         """`dim` when it is trained and stored. Says the way out otherwise."""
@@ -134,6 +151,8 @@ class Collection:
             "restoring": self.restoring,
             "coarse_code": self.coarse_code.value,
             "evidence": self.evidence.to_dict(),
+            "model": None if self.model is None else self.model.to_dict(),
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
         }
 
     @classmethod
@@ -166,7 +185,17 @@ class Collection:
             restoring=data.get("restoring", False),
             coarse_code=CoarseCode(data.get("coarse_code", CoarseCode.AUTO)),
             evidence=Evidence.from_dict(data.get("evidence", {})),
+            model=None if data.get("model") is None else ModelSpec.from_dict(data["model"]),
+            calibration=_calibration(data.get("calibration")),
         )
+
+
+def _calibration(data: Mapping[str, Any] | None) -> Calibration | None:
+    """None for one that this version cannot read: it says nothing, and documents are served."""
+    try:
+        return None if data is None else Calibration.from_dict(data)
+    except InvalidRequest:
+        return None
 
 
 def new_identity() -> str:

@@ -5,6 +5,7 @@
     │   ├── TierNotTrained      a dimension the model was never trained at
     │   └── DegenerateVector    NaN, infinite, zero, or too short to normalise
     ├── SpaceMismatch           vectors of two models, prompts or recipes would meet
+    ├── NotCalibrated           no measured plan stands for the recall that was asked for
     ├── NotFound                a collection, or (Get and Delete only) a document
     ├── AlreadyExists           a collection of that name
     ├── Overloaded              a bounded queue or the store is full; says when to retry
@@ -13,10 +14,12 @@
     │   └── LeaseLost           this process no longer belongs to the cluster; it joins again
     ├── BelowCoverage           fewer shards or documents answered than the caller demands
     ├── BudgetSpent             the deadline passed; names the stage it passed in
+    │   └── WouldNotFit         it would pass before the stage ends, so the stage did not begin
     ├── CorruptVector           a stored vector that cannot be what was written; names the document
     ├── StreamConflict          another document at an offset that was acknowledged
     ├── StreamTakenOver         another connection goes on with the same stream id
     ├── SnapshotFailed          a snapshot or backup cannot be written or read
+    ├── MigrationRefused        a step that does not fit where a migration stands
     ├── Unauthenticated, Forbidden
     └── ConfigError             settings that cannot be served; raised before anything listens
 
@@ -76,17 +79,29 @@ class DegenerateVector(InvalidRequest):
     """A vector that has no direction: NaN, infinite, zero, or a prefix too short to normalise."""
 
 
+_IS_IN = " is in space"
+
+
 class SpaceMismatch(NestvecError):
     """Vectors of two spaces would be compared. Both fingerprints are kept."""
 
     def __init__(self, expected: str, got: str, what: str) -> None:
         super().__init__(
-            f"{what} is in space {got or '(none given)'}, expected {expected}: vectors of "
+            f"{what}{_IS_IN} {got or '(none given)'}, expected {expected}: vectors of "
             f"different models, prompts or recipes cannot be compared; encode again with the "
             f"expected one"
         )
         self.expected = expected
         self.got = got
+
+    def naming(self, more: str) -> SpaceMismatch:
+        """The same, with more about the other side in brackets."""
+        what = str(self).partition(_IS_IN)[0]
+        return SpaceMismatch(self.expected, self.got, f"{what} ({more})")
+
+
+class NotCalibrated(NestvecError):
+    """A recall was asked for, and nothing that was measured here reaches it, or still holds."""
 
 
 class NotFound(NestvecError):
@@ -147,6 +162,18 @@ class BudgetSpent(NestvecError):
         self.stage = stage
 
 
+class WouldNotFit(BudgetSpent):
+    """`stage` was not begun: by what it took before, the deadline would pass in it."""
+
+    def __init__(self, stage: str, expected_s: float, left_s: float) -> None:
+        NestvecError.__init__(
+            self,
+            f"{stage} would take about {expected_s * 1e3:.0f} ms, and {left_s * 1e3:.0f} ms are "
+            f"left for it; allow more time or ask for less",
+        )
+        self.stage = stage
+
+
 class CorruptVector(NestvecError):
     """A stored value cannot be the vector that was written. Names the document."""
 
@@ -182,6 +209,10 @@ class StreamTakenOver(NestvecError):
 
 class SnapshotFailed(NestvecError):
     """A snapshot or backup cannot be written, or cannot be used. Names it and says why."""
+
+
+class MigrationRefused(NestvecError):
+    """A migration cannot begin, or take this step, as things stand. Says how they do."""
 
 
 class Unauthenticated(NestvecError):

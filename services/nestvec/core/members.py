@@ -23,6 +23,7 @@ class MemberRole(enum.StrEnum):
     COARSE = "coarse"
     ENCODER = "encoder"
     RERANK = "rerank"
+    CROSS_ENCODER = "cross_encoder"
     QUERY = "query"
     INGEST = "ingest"
 
@@ -107,16 +108,19 @@ class Member:
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """Which workers hold a collection. current: asked. coming: filled beside it, asked by nobody
-    yet. previous: kept up to date, so that going back is one step.
+    yet. previous: kept up to date, so that going back is one step. left: was gone back from, and is
+    kept up to date all the same, so that it may be asked again.
     """
 
     current: Layout
     coming: Layout | None = None
     previous: Layout | None = None
+    left: Layout | None = None
 
     def layouts(self) -> tuple[Layout, ...]:
         """All that follow the collection's log."""
-        return tuple(one for one in (self.current, self.coming, self.previous) if one is not None)
+        all_ = (self.current, self.coming, self.previous, self.left)
+        return tuple(one for one in all_ if one is not None)
 
 
 @dataclass(frozen=True, slots=True)

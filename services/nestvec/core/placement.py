@@ -53,3 +53,10 @@ def internal_ids(partitions: Sequence[int], sequences: Sequence[int]) -> Ids:
 def split_id(internal: int) -> tuple[int, int]:
     """(partition, sequence) of an internal id."""
     return internal >> _SEQUENCE_BITS, internal & _SEQUENCE_MASK
+
+
+def split_ids(ids: Ids) -> tuple[Ids, Ids]:
+    """`split_id` over columns: partitions and sequences, (n,) int64 each."""
+    partitions: Ids = ids >> _SEQUENCE_BITS
+    sequences: Ids = ids & _SEQUENCE_MASK
+    return partitions, sequences

@@ -17,7 +17,10 @@ from nestvec.core.certificate import Certificate
 from nestvec.core.codes import CoarseCode
 from nestvec.core.collection import Collection
 from nestvec.core.filters import Filter
+from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.members import Assignment, ClusterView, Layout, Member
+from nestvec.core.migration import Listing, Migration
+from nestvec.core.model_spec import ModelSpec
 from nestvec.core.space import Role, Space
 from nestvec.core.watermark import Watermark
 
@@ -64,9 +67,17 @@ class Encoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model that is open. spec: how others open the same one; None where that is not known."""
+
+    encoder: Encoder
+    spec: ModelSpec | None = None
+
+
 class Encoders(Protocol):
     """The encoders of one server, one a space: a collection is asked in its own, and while it moves
-    to a new model there are two.
+    to a new model there are two. For a collection's: `core.encoders.encoder_of`.
     """
 
     @property
@@ -74,8 +85,76 @@ class Encoders(Protocol):
         """The one that the settings name: new collections are made in its space."""
         ...
 
-    async def of(self, space: Space) -> Encoder:
-        """The one of exactly this space. Raises SpaceMismatch, naming those that are served here."""
+    @property
+    def open_now(self) -> Sequence[ServedModel]:
+        """Those that are open, the default first. Others may be opened when they are needed."""
+        ...
+
+    async def of(
+        self, space: Space, model: ModelSpec | None = None, timeout_s: float | None = None
+    ) -> Encoder:
+        """The one of exactly this space, opened now where it can be; quick where it is open.
+
+        model: what the collection's record says that makes its vectors. Raises SpaceMismatch,
+        naming those that are served here: also where what the record names has another space by
+        now. Raises WorkerUnavailable where a model that may be the one cannot be opened, and
+        BudgetSpent after `timeout_s` (the opening goes on).
+        """
+        ...
+
+    async def by_fingerprint(self, fingerprint: str, timeout_s: float | None = None) -> Encoder:
+        """As `of`, for whoever has no more than the fingerprint of a space."""
+        ...
+
+    async def named(
+        self, model: ModelSpec | None = None, timeout_s: float | None = None
+    ) -> ServedModel:
+        """The model that a person names, opened now where it can be; the default without `model`.
+        Its spec is what a collection's record should say. Raises InvalidRequest for a model that
+        does not exist or may not be opened here, and WorkerUnavailable or BudgetSpent as `of`.
+        """
+        ...
+
+
+# --- cross-encoding -----------------------------------------------------------------------------
+
+
+class PairModel(Protocol):
+    """A cross-encoder as its library runs it: a query and a document's text together in, one score
+    out. Blocking, and safe to call from several threads at once.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is known by."""
+        ...
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Floats:
+        """(n,) float32, greater is better: of pairs (query, text). On a scale of its own.
+
+        Raises WorkerUnavailable when it fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what is held."""
+        ...
+
+
+class PairScorer(Protocol):
+    """The cross-encoder application, here or behind gRPC, or anything else that scores pairs."""
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        ...
+
+    async def score(self, query: str, texts: Sequence[str], timeout_s: float) -> Floats:
+        """(n,) float32, greater is better: how well each text answers the query.
+
+        Raises WouldNotFit at once, before anything is computed, where it would take longer than
+        `timeout_s`; BudgetSpent where it did; Overloaded, and WorkerUnavailable when it fails.
+        """
         ...
 
 
@@ -93,6 +172,13 @@ class CoarseIndex(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes held."""
+        ...
+
+    @property
+    def reads_every_row(self) -> bool:
+        """Whether a search reads the whole code of every row on this processor: bounding each of
+        them instead then costs about the same.
+        """
         ...
 
     def search(
@@ -136,7 +222,10 @@ class CoarseQuery:
     None asks for plain tier scores (the cosine of renormalised prefixes) and no bounds. alone: no
     other query is under way in this process, so that one in the same process may answer on the
     event loop, where handing a short search to a thread would only cost time. Not on the wire.
-    filter: only matching documents. watermark: answer only once it is reached.
+    filter: only matching documents. watermark: answer only once it is reached. certified_k: with
+    bounds, of how many best hits it shall be known that no other document can enter: every document
+    that matches is bounded, where the tier's own scan reads every row (ports.CoarseIndex); 0 bounds
+    those that were found.
     """
 
     collection: str
@@ -149,6 +238,7 @@ class CoarseQuery:
     alone: bool = False
     filter: Filter | None = None
     watermark: Watermark | None = None
+    certified_k: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +248,8 @@ class CoarseHits:
     estimates: (m,) float32: of the full cosine with bounds, else the tier's own cosine.
     half_widths: (m,) float32; all zero without bounds. rest_upper_bound: what none of the
     `rest_count` documents outside these columns exceeds; None when that is unknown, -inf when
-    nothing is left outside.
+    nothing is left outside. rest_half_width: the greatest half width among those: the bound rises
+    by no more than that where z doubles; 0 where it is unknown.
     """
 
     ids: Ids
@@ -166,6 +257,7 @@ class CoarseHits:
     half_widths: Floats
     rest_upper_bound: float | None
     rest_count: int = 0
+    rest_half_width: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +367,10 @@ class CoarseSearcher(Protocol):
         """External ids without the store, in the order of `ids`, (n,) int64 internal ids: None
         where this shard knows none. Quick: nothing is waited for.
         """
+        ...
+
+    async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
+        """What is known here of documents that a search should have found. Raises NotFound."""
         ...
 
 
@@ -392,9 +488,9 @@ class RerankQuery:
 class RerankAnswer:
     """The k best by exact score, as columns, and every further one that ties with the last.
 
-    failure_probability: of the order being wrong although the certificate says otherwise; 0 when
-    no bound was relied on. missing, corrupt: ids whose full vector was not there, or not what was
-    written.
+    failure_probability: of the certificate being wrong (core/certificate.py); 0 when it relies on
+    no bound, and where there is none. missing, corrupt: ids whose full vector was not there, or not
+    what was written.
     """
 
     ids: Ids
@@ -421,11 +517,67 @@ class Catalogue(Protocol):
     """Which collections there are: read on every request, so kept at hand."""
 
     async def get(self, name: str) -> Collection:
-        """Raises NotFound, naming what exists."""
+        """What the name stands for; of `core.migration.generation_name`, that generation, also one
+        that serves under no name. Raises NotFound, naming what exists.
+        """
         ...
 
     def forget(self, name: str) -> None:
         """Look this name up again next time: what is at hand has turned out to be old."""
+        ...
+
+
+class WatchedCatalogue(Catalogue, Protocol):
+    """One that also knows of migrations."""
+
+    async def migration(self, name: str) -> Migration | None:
+        """The newest one of a collection, as it was a moment ago."""
+        ...
+
+
+class Carrying(Protocol):
+    """What was written to one generation of a collection, as the other one has it while it moves
+    to another model.
+    """
+
+    async def beyond(self, collection: Collection) -> Collection | None:
+        """Where else a write to this generation must be found before it counts as searchable."""
+        ...
+
+    async def require_open(self, collection: Collection) -> None:
+        """Raise MigrationRefused where this generation is about to be dropped, so that a write to
+        it might be lost.
+        """
+        ...
+
+    async def carried(
+        self, watermark: Watermark, source: Collection, sink: Collection, timeout_s: float
+    ) -> Watermark:
+        """Wait until what a watermark of `source` speaks of is in the store of `sink`; returns a
+        watermark of that one. Raises BudgetSpent.
+        """
+        ...
+
+    async def translated(
+        self, watermark: Watermark, collection: Collection, timeout_s: float
+    ) -> Watermark:
+        """A watermark of another generation as one of `collection`, once it is carried over; the
+        same one where no migration leads from one to the other. Raises BudgetSpent.
+        """
+        ...
+
+
+class Generations(Protocol):
+    """Generations of collections beside the ones that serve."""
+
+    async def add_generation(self, collection: Collection) -> Collection:
+        """Make one, open on every shard; returns it with its number. Raises NotFound where its name
+        stands for nothing, and InvalidRequest for tiers that may not serve.
+        """
+        ...
+
+    async def drop_generation(self, collection: Collection) -> None:
+        """Free it, in memory and in the store. Safe to repeat."""
         ...
 
 
@@ -482,7 +634,8 @@ class Deleted:
 class LogBatch:
     """Consecutive changes of one partition, in one. first, last: the sequences it covers; `follows`
     (core.watermark) tells whether it continues where a reader stands. added: (n,) int64 internal
-    ids, without those that it removes again. removed: (m,) int64 internal ids.
+    ids, without those that it removes again. removed: (m,) int64 internal ids. deletions: external
+    id and version of each, in order.
     """
 
     partition: int
@@ -490,6 +643,7 @@ class LogBatch:
     last: int
     added: Ids
     removed: Ids
+    deletions: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,6 +655,15 @@ class StoredDocument:
     version: int
     vector: bytes | None
     payload: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """One live document by its names and its version alone."""
+
+    external_id: str
+    sequence: int
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -548,22 +711,36 @@ class VectorStore(Protocol):
         """
         ...
 
+    async def add_generation(self, collection: Collection, assets: dict[str, bytes]) -> Collection:
+        """Enter a generation beside the one that a name stands for; as create_collection. Raises
+        NotFound where the name stands for none.
+        """
+        ...
+
     async def update_collection(
         self, collection: Collection, added: dict[str, bytes], dropped: Sequence[str] = ()
     ) -> None:
         """Replace the record of this generation, with assets added and dropped: all or nothing.
-        Raises NotFound when the catalogue has another generation, or none.
+        Raises NotFound when the catalogue does not have this generation.
         """
         ...
 
     async def drop_collection(self, collection: Collection) -> None:
-        """Leave the catalogue first, then delete every key. Safe to repeat."""
+        """Leave the catalogue first, then delete every key of this generation. Safe to repeat."""
         ...
 
     async def lists(self, collection: Collection) -> bool:
-        """Whether this generation is in the catalogue: neither dropped nor made anew since. If so,
-        a drop that comes later also deletes what was written before this call.
+        """Whether this generation is in the catalogue: its name stands for it, or it is beside that
+        one. If so, a drop that comes later also deletes what was written before this call.
         """
+        ...
+
+    async def listing(self) -> Listing:
+        """The whole catalogue, at one moment."""
+        ...
+
+    async def catalogue_revision(self) -> int:
+        """Another one after each change of what `listing` tells. Cheap, to be asked often."""
         ...
 
     async def asset(self, collection: Collection, name: str) -> bytes:
@@ -576,6 +753,14 @@ class VectorStore(Protocol):
         Atomic a partition. A record whose id stands, or was deleted, at a greater version is
         refused by itself. Vectors that are replaced stay until `tidy`: a search may still hold
         them. An external id may stand only once in `records`.
+        """
+        ...
+
+    async def put_newer(
+        self, collection: Collection, records: Sequence[StoreRecord]
+    ) -> list[Placed]:
+        """As `put`, but a record at the very version that stands is refused too: what is copied
+        here and back again changes nothing.
         """
         ...
 
@@ -640,6 +825,32 @@ class VectorStore(Protocol):
         """All live documents of a partition, in batches, for a backup."""
         ...
 
+    def entries(self, collection: Collection, partition: int) -> AsyncIterator[list[StoredVersion]]:
+        """All live documents of a partition without their values, in batches. Each at least once if
+        it lives through the whole scan.
+        """
+        ...
+
+    def tombstones(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[tuple[str, int]]]:
+        """External id and version of every deletion that is remembered, in batches, as entries."""
+        ...
+
+    async def versions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[StoredVersion | None]:
+        """What stands of some documents, in their order; None where there is none."""
+        ...
+
+    async def live_documents(
+        self, collection: Collection, ids: Ids, with_vectors: bool
+    ) -> list[StoredDocument | None]:
+        """Documents by internal id, in the order of `ids`. None for one that is replaced, deleted
+        or freed by now, or whose payload does not tell its name.
+        """
+        ...
+
     async def restore(
         self,
         collection: Collection,
@@ -674,6 +885,55 @@ class VectorStore(Protocol):
 
     async def usage(self, collection: Collection) -> StoreUsage:
         """How much is kept."""
+        ...
+
+    # --- moving a collection to another generation ----------------------------------------------
+
+    async def migration(self, name: str) -> Migration | None:
+        """The newest one of a collection."""
+        ...
+
+    async def change_migration(
+        self, before: Migration | None, after: Migration, owner: str = ""
+    ) -> Migration | None:
+        """Write `after` under the next revision where the record is still `before`, and, with an
+        owner, where its claim holds. Returns what was written, or None where nothing was.
+        """
+        ...
+
+    async def switch_generation(
+        self, before: Migration, after: Migration, owner: str = ""
+    ) -> Migration | None:
+        """As change_migration, and in the same step have the collection's name stand for
+        `after.serving`, the one that it stood for beside it. None also where the catalogue does not
+        have both generations so.
+        """
+        ...
+
+    async def claim_migration(self, name: str, owner: str, ttl_s: float) -> bool:
+        """Take or renew the right to do the work of a collection's migration; False while another
+        one has it.
+        """
+        ...
+
+    async def release_migration(self, name: str, owner: str) -> None:
+        """Give that right up. Safe to repeat."""
+        ...
+
+    async def tally(self, name: str, what: str) -> dict[str, int]:
+        """Numbers that are kept beside a collection's migration, under a heading."""
+        ...
+
+    async def set_tally(self, name: str, what: str, numbers: Mapping[str, int]) -> None:
+        """Write some of them."""
+        ...
+
+    async def add_to_tally(self, name: str, what: str, numbers: Mapping[str, int]) -> None:
+        """Add to some of them; several processes may."""
+        ...
+
+    async def drop_tally(self, name: str, what: str) -> None:
+        """Forget all under a heading. Safe to repeat."""
         ...
 
     async def ping(self) -> None:

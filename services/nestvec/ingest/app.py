@@ -18,7 +18,7 @@ from nestvec.core.errors import (
     WorkerUnavailable,
 )
 from nestvec.core.placement import partition_of, split_id
-from nestvec.core.ports import Catalogue, Encoder, Shards, VectorStore
+from nestvec.core.ports import Carrying, Catalogue, Encoders, Shards, VectorStore
 from nestvec.core.watermark import Watermark
 from nestvec.ingest.batch import Ack, Deletion, Failure, Item, Outcome, Prepared, Refusal, Stored
 from nestvec.ingest.commit import Committer, Turn
@@ -41,19 +41,24 @@ class IngestApp:
     def __init__(
         self,
         catalogue: Catalogue,
-        encoder: Encoder,
+        encoders: Encoders,
         shards: Shards,
         store: VectorStore,
         max_text_bytes: int,
         options: IngestOptions | None = None,
         now_ms: Callable[[], int] = wall_clock_ms,
+        carrying: Carrying | None = None,
     ) -> None:
+        """carrying: what becomes of writes while a collection moves to another model; without it
+        none does.
+        """
         self.options = options or IngestOptions()
         self._catalogue = catalogue
         self._store = store
-        self._preparer = Preparer(encoder, max_text_bytes)
+        self._preparer = Preparer(encoders, max_text_bytes)
         self._finishing = Finishing()
         self._visibility = Visibility(shards, store, self.options.max_lag_documents)
+        self._carrying = carrying
         self._tidier = Tidier(store, self._visibility, self.options, now_ms)
         self._committer = Committer(
             store,
@@ -61,6 +66,7 @@ class IngestApp:
             self._finishing,
             lambda: HybridClock(now_ms, self.options.region),
             self._tidier.wrote,
+            carrying,
         )
         self._streams = Streams(store, self._finishing)
 
@@ -70,13 +76,18 @@ class IngestApp:
         """
         self._tidier.start()
 
+    def copied(self, collection: Collection, watermark: Watermark) -> None:
+        """Somebody else wrote a generation up to there: what was replaced there is to be freed."""
+        self._tidier.wrote(collection, watermark)
+
     async def open(self, collection_name: str, vector_fingerprint: str | None) -> Collection:
         """The collection that a stream writes to. Raises NotFound, or SpaceMismatch: also where the
-        stream brings texts alone and this server's model is not the collection's.
+        stream brings texts alone and this server has no encoder of the collection's space; as
+        Encoders.of where its model cannot be opened.
         """
         collection = await self._current(collection_name)
         if vector_fingerprint is None:
-            self._preparer.require_model(collection)
+            await self._preparer.encoder_of(collection, self.options.patience_s)
         else:
             collection.space.require_same(vector_fingerprint, "the stream's vector_space")
         return collection
@@ -84,6 +95,10 @@ class IngestApp:
     async def _current(self, name: str) -> Collection:
         """What is at hand may have been dropped, or made anew, by another process."""
         collection = await self._catalogue.get(name)
+        if collection.name != name:
+            raise InvalidRequest(
+                "collection", f"{name!r} names one generation; write to {collection.name!r}"
+            )
         try:
             if await self._store.lists(collection):
                 return collection
@@ -133,13 +148,34 @@ class IngestApp:
         if ack is Ack.STORED or not watermark.sequences:
             return Outcome(len(stored.taken), stored.failures, watermark)
         patience_s = self._patience(patience_s)
-        late = await self._visibility.reach(stored.collection, watermark, patience_s)
+        late = await self._reach(stored.collection, watermark, patience_s)
         unfound = self._unfound(stored, late, patience_s)
         return Outcome(len(stored.taken) - len(unfound), stored.failures + unfound, watermark)
 
     async def commit(self, prepared: Prepared, ack: Ack = Ack.SEARCHABLE) -> Outcome:
         """`store`, then `settle`."""
         return await self.settle(await self.store(prepared), ack)
+
+    async def _reach(
+        self, collection: Collection, watermark: Watermark, patience_s: float
+    ) -> dict[int, NestvecError]:
+        """Why it is not searchable, by partition; nothing when it is. While the collection moves to
+        another model, also where the next search may ask.
+        """
+        began_s = time.monotonic()
+        late = await self._visibility.reach(collection, watermark, patience_s)
+        if late or self._carrying is None:
+            return late
+        beyond = await self._carrying.beyond(collection)
+        if beyond is None:
+            return late
+        left_s = max(patience_s - (time.monotonic() - began_s), 0.0)
+        try:
+            there = await self._carrying.carried(watermark, collection, beyond, left_s)
+        except NestvecError as error:
+            return dict.fromkeys(watermark.sequences, error)
+        left_s = max(patience_s - (time.monotonic() - began_s), 0.0)
+        return await self._visibility.reach(beyond, there, left_s)
 
     def _unfound(
         self, stored: Stored, late: dict[int, NestvecError], patience_s: float
@@ -190,7 +226,7 @@ class IngestApp:
         if deletion.missing:
             # One that an earlier call deleted may still be found: its answer was not waited for.
             watermark = watermark.joined(await self._ends_of(collection, deletion.missing))
-        late = await self._visibility.reach(collection, watermark, patience_s)
+        late = await self._reach(collection, watermark, patience_s)
         if late:
             partition, error = next(iter(late.items()))
             raise WorkerUnavailable(

@@ -13,8 +13,15 @@ from dataclasses import dataclass
 from nestvec.core.clock import HybridClock
 from nestvec.core.collection import Collection
 from nestvec.core.document import payload_to_bytes
-from nestvec.core.errors import NestvecError, NotFound, StoreUnavailable
-from nestvec.core.ports import Deleted, Placed, StoreDeletion, StoreRecord, VectorStore
+from nestvec.core.errors import MigrationRefused, NestvecError, NotFound, StoreUnavailable
+from nestvec.core.ports import (
+    Carrying,
+    Deleted,
+    Placed,
+    StoreDeletion,
+    StoreRecord,
+    VectorStore,
+)
 from nestvec.core.watermark import Watermark
 from nestvec.ingest.batch import Deletion, Prepared, Refusal, Stored, Taken
 from nestvec.ingest.finishing import Finishing
@@ -49,7 +56,8 @@ class Committer:
     """Writes prepared batches and deletions.
 
     new_clock: makes the clock of one collection; a caller's version that is far in the future then
-    pushes no other collection's. wrote: is told of every change.
+    pushes no other collection's. wrote: is told of every change. carrying: says which generation
+    is about to be dropped.
     """
 
     def __init__(
@@ -59,12 +67,14 @@ class Committer:
         finishing: Finishing,
         new_clock: Callable[[], HybridClock],
         wrote: Wrote,
+        carrying: Carrying | None = None,
     ) -> None:
         self._store = store
         self._visibility = visibility
         self._finishing = finishing
         self._new_clock = new_clock
         self._wrote = wrote
+        self._carrying = carrying
         self._clocks: dict[tuple[str, int], HybridClock] = {}
 
     async def store(
@@ -111,7 +121,7 @@ class Committer:
             for _ in range(_TRIES):
                 try:
                     left = await self._try(values, left, stored)
-                except NotFound:
+                except (NotFound, MigrationRefused):
                     raise
                 except NestvecError as error:
                     _refuse(part, left, error)
@@ -123,6 +133,7 @@ class Committer:
     async def _try(self, values: _Values, numbers: list[int], stored: Stored) -> list[int]:
         """Write some items. Returns those whose version, of this server's making, was behind."""
         part, collection = values.part, values.part.collection
+        await self._require_open(collection)
         clock = self._clock(collection)
         records = [
             values.record(number, part.items[number].version or clock.tick()) for number in numbers
@@ -146,6 +157,7 @@ class Committer:
     async def _delete(
         self, collection: Collection, external_ids: Sequence[str], version: int, deletion: Deletion
     ) -> None:
+        await self._require_open(collection)
         clock = self._clock(collection)
         left = list(external_ids)
         for _ in range(_TRIES):
@@ -180,6 +192,11 @@ class Committer:
             f"{collection.name}/{collection.generation}",
             "it was dropped while it was written to; where it was made anew, begin again",
         )
+
+    async def _require_open(self, collection: Collection) -> None:
+        """Before each write, as `_require_listed` after it."""
+        if self._carrying is not None:
+            await self._carrying.require_open(collection)
 
     async def _sort_out(
         self, collection: Collection, behind: list[str], deletion: Deletion

@@ -14,11 +14,13 @@ from nestvec.admin.main import admin_app, server_facts
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
 from nestvec.core.members import MemberRole
-from nestvec.core.ports import Catalogue, Encoder, Shards, VectorStore
-from nestvec.encoder.main import open_encoder
+from nestvec.core.ports import Carrying, Catalogue, Encoders, Shards, VectorStore
+from nestvec.encoder.main import open_encoders
 from nestvec.ingest import servicer
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.options import IngestOptions
+from nestvec.replication import servicer as migration_servicer
+from nestvec.replication.main import open_carrier, open_migrations
 from nestvec.rpc.server import Mounted
 from nestvec.serving import run_main
 
@@ -26,19 +28,28 @@ from nestvec.serving import run_main
 def ingest_app(
     settings: Settings,
     catalogue: Catalogue,
-    encoder: Encoder,
+    encoders: Encoders,
     shards: Shards,
     store: VectorStore,
     stack: AsyncExitStack,
+    carrying: Carrying | None = None,
 ) -> IngestApp:
-    """The application; `stack` lets it finish what it began."""
+    """The application; `stack` lets it finish what it began. carrying: see IngestApp."""
     options = IngestOptions(
         region=settings.ingest.region_number,
         max_lag_documents=settings.ingest.max_lag_documents,
         tombstone_hours=settings.ingest.tombstone_hours,
         log_entries=settings.ingest.log_entries,
     )
-    app = IngestApp(catalogue, encoder, shards, store, settings.limits.max_text_bytes, options)
+    app = IngestApp(
+        catalogue,
+        encoders,
+        shards,
+        store,
+        settings.limits.max_text_bytes,
+        options,
+        carrying=carrying,
+    )
     stack.push_async_callback(app.close)
     app.start()
     return app
@@ -47,16 +58,26 @@ def ingest_app(
 async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     """What a process of this application offers."""
     store = await open_shared_store(settings.store, stack)
-    encoder = await open_encoder(settings, stack)
+    encoders = await open_encoders(settings, stack)
     shards = await open_shards(settings, store, stack)
     catalogue = StoredCatalogue(store)
-    admin = admin_app(settings, catalogue, encoder, shards, store)
+    admin = admin_app(settings, catalogue, encoders, shards, store)
     if settings.cluster.name is None:
         # In a cluster workers open what is assigned to them, and others may be restoring.
         await admin.open_all()
+    catalogue.tell(encoders.expect)
+    await catalogue.refresh()
+    catalogue.start()
+    stack.push_async_callback(catalogue.close)
+    carrying = open_carrier(store, catalogue)
+    ingest = ingest_app(settings, catalogue, encoders, shards, store, stack, carrying)
+    migrations = open_migrations(
+        store, catalogue, admin, shards, encoders, stack, wrote=ingest.copied
+    )
     return [
-        servicer.mount(ingest_app(settings, catalogue, encoder, shards, store, stack)),
-        admin_servicer.mount(admin, server_facts(settings, encoder)),
+        servicer.mount(ingest),
+        admin_servicer.mount(admin, server_facts(settings, encoders)),
+        migration_servicer.mount(migrations),
     ]
 
 

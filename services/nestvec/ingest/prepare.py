@@ -9,6 +9,7 @@ import numpy as np
 from nestvec.core.arrays import Floats
 from nestvec.core.collection import Collection
 from nestvec.core.document import check_id, check_text
+from nestvec.core.encoders import encoder_of
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
@@ -17,7 +18,7 @@ from nestvec.core.errors import (
     WorkerUnavailable,
 )
 from nestvec.core.fields import check_values
-from nestvec.core.ports import Encoder
+from nestvec.core.ports import Encoder, Encoders
 from nestvec.core.space import Role
 from nestvec.core.tiers import truncate
 from nestvec.ingest.batch import Item, Prepared, Refusal
@@ -31,8 +32,8 @@ Rows = list[Floats | None]
 class Preparer:
     """Turns items into vectors. Bad ones become failures; none of them stops the others."""
 
-    def __init__(self, encoder: Encoder, max_text_bytes: int) -> None:
-        self._encoder = encoder
+    def __init__(self, encoders: Encoders, max_text_bytes: int) -> None:
+        self._encoders = encoders
         self._max_text_bytes = max_text_bytes
 
     async def prepare(
@@ -58,14 +59,9 @@ class Preparer:
         prepared.vectors = np.stack(vectors) if vectors else empty
         return prepared
 
-    def require_model(self, collection: Collection) -> None:
-        """Raise SpaceMismatch unless this server's model makes vectors of the collection."""
-        space = self._encoder.space
-        collection.space.require_same(
-            space.fingerprint,
-            f"this server's model {space.model} (collection {collection.name!r} was made with "
-            f"{collection.space.model}: serve that one, or send its vectors)",
-        )
+    async def encoder_of(self, collection: Collection, timeout_s: float) -> Encoder:
+        """What makes vectors of the collection. Raises as core.encoders.encoder_of does."""
+        return await encoder_of(self._encoders, collection, "send its vectors", timeout_s)
 
     def _check(self, collection: Collection, item: Item, has_space: bool) -> None:
         check_id(item.document.id, "document.id")
@@ -96,8 +92,8 @@ class Preparer:
             return
         texts = [prepared.items[number].document.text for number in numbers]
         try:
-            self.require_model(prepared.collection)
-            vectors = await self._encoder.encode(texts, Role.DOCUMENT, _ENCODE_TIMEOUT_S)
+            encoder = await self.encoder_of(prepared.collection, _ENCODE_TIMEOUT_S)
+            vectors = await encoder.encode(texts, Role.DOCUMENT, _ENCODE_TIMEOUT_S)
         except InvalidRequest as error:
             if len(numbers) == 1:
                 prepared.refuse(numbers[0], Refusal.INVALID, str(error))

@@ -133,7 +133,7 @@ class Tidier:
 
     async def _begin(self) -> None:
         """What an earlier process left behind stands in the log."""
-        for collection in await self._store.collections():
+        for collection in (await self._store.listing()).generations:
             there = await self._store.positions(collection, range(collection.partitions))
             self.wrote(collection, Watermark(collection.generation, there))
         self._begun = True
@@ -159,6 +159,6 @@ class Tidier:
     async def _expire(self) -> None:
         """Forget old deletions: a write older than these could now bring its document back."""
         before_ms = self._now_ms() - round(self._options.tombstone_hours * 3600e3)
-        for collection in await self._store.collections():
+        for collection in (await self._store.listing()).generations:
             await self._store.expire_tombstones(collection, before_ms)
         self._expire_at = time.monotonic() + _HOUR_S

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
+from google.rpc import status_pb2
 
 from nestvec.core.errors import NestvecError
 from nestvec.rpc.decoding import Refused, careful, sound
-from nestvec.rpc.status import code_of, message_of, trailers_of
+from nestvec.rpc.status import code_by_number, status_of, trailers_of
 from nestvec.telemetry.logs import logger, request_id
 from nestvec.telemetry.metrics import RPC_SECONDS, RPCS
 
@@ -121,6 +122,11 @@ def _id_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and value:
             return value[:_LONGEST_ID]
+    return new_id()
+
+
+def new_id() -> str:
+    """For a call that came without one."""
     return f"{_ID_PREFIX}{next(_ID_NUMBERS):08x}"
 
 
@@ -137,25 +143,33 @@ async def _fail(
         # The caller went away, or its deadline passed: nobody is left to tell.
         RPCS.labels(name, "CANCELLED").inc()
         raise error
-    if isinstance(error, ExceptionGroup):
-        # A TaskGroup's: the first of its errors says why.
-        error = _first(error)
+    status = told(name, error)
     trailers: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID_KEY, request_id.get()),)
+    error = _first(error)
     if isinstance(error, NestvecError):
-        code, message = code_of(error), message_of(error)
         trailers = (*trailers, *trailers_of(error))
-        _log.info("rpc.refused", method=name, status=code.name, message=message)
-    else:
-        code = grpc.StatusCode.INTERNAL
-        message = f"internal error; quote request id {request_id.get()}"
-        _log.error("rpc.failed", method=name, exc_info=error)
-    RPCS.labels(name, code.name).inc()
-    await context.abort(code, message, trailers)
+    await context.abort(code_by_number(status.code), status.message, trailers)
     raise AssertionError("abort raises")
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
+def told(name: str, error: BaseException) -> status_pb2.Status:
+    """What the caller of a call that failed is told; it is logged and counted."""
+    error = _first(error)
+    if isinstance(error, NestvecError):
+        status = status_of(error)
+        code = code_by_number(status.code)
+        _log.info("rpc.refused", method=name, status=code.name, message=status.message)
+    else:
+        code = grpc.StatusCode.INTERNAL
+        message = f"internal error; quote request id {request_id.get()}"
+        status = status_pb2.Status(code=code.value[0], message=message)
+        _log.error("rpc.failed", method=name, exc_info=error)
+    RPCS.labels(name, code.name).inc()
+    return status
+
+
+def _first(error: BaseException) -> BaseException:
+    """Of a TaskGroup's errors, the one that says why."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

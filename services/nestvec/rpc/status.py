@@ -26,6 +26,7 @@ _LONGEST_TEXT = 600
 _CODES: tuple[tuple[type[errors.NestvecError], grpc.StatusCode], ...] = (
     (errors.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.SpaceMismatch, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.NotCalibrated, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.NotFound, grpc.StatusCode.NOT_FOUND),
     (errors.AlreadyExists, grpc.StatusCode.ALREADY_EXISTS),
     (errors.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
@@ -39,6 +40,7 @@ _CODES: tuple[tuple[type[errors.NestvecError], grpc.StatusCode], ...] = (
     (errors.StreamConflict, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.StreamTakenOver, grpc.StatusCode.ABORTED),
     (errors.SnapshotFailed, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.MigrationRefused, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.ConfigError, grpc.StatusCode.FAILED_PRECONDITION),
 )
 
@@ -48,18 +50,29 @@ def code_of(error: errors.NestvecError) -> grpc.StatusCode:
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
+def code_by_number(number: int) -> grpc.StatusCode:
+    """As a google.rpc.Status has it. One that no version of gRPC knows is UNKNOWN."""
+    return _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
+
+
 def message_of(error: errors.NestvecError) -> str:
     """What the caller reads: the error's message, cut where it quotes too much."""
     return _clipped(str(error))
 
 
-def trailers_of(error: errors.NestvecError) -> tuple[tuple[str, str | bytes], ...]:
-    """Trailing metadata: google.rpc details, and retry push-back where retrying is pointless."""
+def status_of(error: errors.NestvecError) -> status_pb2.Status:
+    """Code, message and google.rpc details: all that `error_from_status` needs."""
     status = status_pb2.Status(code=code_of(error).value[0], message=message_of(error))
     for detail in _details_of(error):
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
+    return status
+
+
+def trailers_of(error: errors.NestvecError) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata: google.rpc details, and retry push-back where retrying is pointless."""
+    status = status_of(error)
     trailers: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, errors.BelowCoverage):
         trailers.append(_NO_RETRY)
@@ -115,9 +128,17 @@ def error_from(call: grpc.RpcError, peer: str) -> errors.NestvecError:
     A status with our details gets its own class back; a bare one, such as gRPC's own UNAVAILABLE
     when nothing listens, becomes WorkerUnavailable naming the peer.
     """
-    code = call.code()
-    message = call.details() or ""
-    info = _info_of(call)
+    return _rebuilt(call.code(), call.details() or "", _info_of(call), peer)
+
+
+def error_from_status(status: status_pb2.Status, peer: str) -> errors.NestvecError:
+    """As `error_from`, of what `status_of` made."""
+    return _rebuilt(code_by_number(status.code), status.message, _info_in(status), peer)
+
+
+def _rebuilt(
+    code: grpc.StatusCode, message: str, info: error_details_pb2.ErrorInfo | None, peer: str
+) -> errors.NestvecError:
     kind = None if info is None else _BY_REASON.get(info.reason)
     if info is not None and kind is not None:
         facts = {key: _READERS.get(key, str)(value) for key, value in info.metadata.items()}
@@ -136,13 +157,16 @@ def error_from(call: grpc.RpcError, peer: str) -> errors.NestvecError:
 def _info_of(call: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
     trailers: Any = call.trailing_metadata() or ()
     for key, value in trailers:
-        if key != _DETAILS_KEY:
-            continue
-        status = status_pb2.Status.FromString(value)
-        for packed in status.details:
-            info = error_details_pb2.ErrorInfo()
-            if packed.Is(info.DESCRIPTOR) and packed.Unpack(info) and info.domain == _DOMAIN:
-                return info
+        if key == _DETAILS_KEY:
+            return _info_in(status_pb2.Status.FromString(value))
+    return None
+
+
+def _info_in(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
+    for packed in status.details:
+        info = error_details_pb2.ErrorInfo()
+        if packed.Is(info.DESCRIPTOR) and packed.Unpack(info) and info.domain == _DOMAIN:
+            return info
     return None
 
 
@@ -152,6 +176,7 @@ def _kinds(root: type[errors.NestvecError]) -> Iterator[type[errors.NestvecError
         yield from _kinds(kind)
 
 
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 _BY_REASON = {_reason(kind): kind for kind in _kinds(errors.NestvecError)}
 
 

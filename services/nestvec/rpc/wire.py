@@ -13,6 +13,7 @@ from nestvec.core.document import Document
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.ports import CoarseHits, ShardVerification, TierDifference, TierStatus
 from nestvec.core.space import Prompts, Recipe, Role, Space
+from nestvec.rpc.calibration_wire import calibration_to_wire
 from nestvec.rpc.evidence_wire import (
     DTYPE_FROM_WIRE,
     DTYPE_TO_WIRE,
@@ -80,6 +81,7 @@ def dtype_to_wire(dtype: VectorDtype) -> admin_pb2.StoreDtype.ValueType:
 
 def collection_to_wire(collection: Collection) -> admin_pb2.CollectionDescription:
     """For the public admin service."""
+    calibration = collection.calibrated
     return admin_pb2.CollectionDescription(
         name=collection.name,
         space=space_to_wire(collection.space),
@@ -91,6 +93,7 @@ def collection_to_wire(collection: Collection) -> admin_pb2.CollectionDescriptio
         fields=schema_to_wire(collection.fields),
         coarse_code=code_to_wire(collection.coarse_code),
         evidence=evidence_to_wire(collection.evidence),
+        calibration=None if calibration is None else calibration_to_wire(calibration),
     )
 
 
@@ -203,6 +206,7 @@ def hits_to_wire(hits: CoarseHits, bounded: bool) -> coarse_pb2.CandidateColumns
         half_widths=hits.half_widths.astype("<f4", copy=False).tobytes() if bounded else b"",
         rest_upper_bound=hits.rest_upper_bound,
         rest_count=hits.rest_count,
+        rest_half_width=hits.rest_half_width,
     )
 
 
@@ -221,6 +225,7 @@ def hits_from_wire(message: coarse_pb2.CandidateColumns) -> CoarseHits:
         half_widths,
         rest,
         message.rest_count,
+        message.rest_half_width,
     )
 
 

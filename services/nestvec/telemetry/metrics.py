@@ -64,4 +64,55 @@ FANOUT_CALLS = Counter(
     "Calls of replicas: first ones, hedges, retries on another one, probes of one that failed.",
     ["kind"],
 )
+# Live recall: of this process's own answers, over all collections; see quality/live.py. Means over
+# the newest sampled queries, 0 to 1, with a 95 % interval.
+_RECALL_LABELS = ["search_class", "coarse_dim"]
+LIVE_RECALL_CAUSES = (
+    "truncation", "quantisation", "ann", "missing_shards", "deadline", "damage", "bound",
+    "unexplained",
+)  # fmt: skip
+LIVE_RECALL = Gauge("nestvec_live_recall_ratio", "Recall of exact search.", _RECALL_LABELS)
+LIVE_RECALL_LOW = Gauge(
+    "nestvec_live_recall_low_ratio", "Lower end of its confidence interval.", _RECALL_LABELS
+)
+LIVE_RECALL_HIGH = Gauge(
+    "nestvec_live_recall_high_ratio", "Upper end of its confidence interval.", _RECALL_LABELS
+)
+LIVE_RECALL_LOST = Gauge(
+    "nestvec_live_recall_lost_ratio",
+    "The part of recall that one cause took.",
+    [*_RECALL_LABELS, "cause"],
+)
+LIVE_RECALL_LOST_LOW = Gauge(
+    "nestvec_live_recall_lost_low_ratio",
+    "Lower end of that part's confidence interval.",
+    [*_RECALL_LABELS, "cause"],
+)
+LIVE_RECALL_TARGET = Gauge(
+    "nestvec_live_recall_target_ratio", "The recall that the settings want.", ["search_class"]
+)
+LIVE_RECALL_MEASURED_AT = Gauge(
+    "nestvec_live_recall_measured_timestamp_seconds",
+    "When the newest of its queries was measured, since 1970.",
+    _RECALL_LABELS,
+)
+LIVE_RECALL_QUERIES = Counter(
+    "nestvec_live_recall_queries_total", "Sampled queries that were measured.", _RECALL_LABELS
+)
+LIVE_RECALL_WANTED = Counter(
+    "nestvec_live_recall_wanted_documents_total",
+    "Documents that exact search found for them.",
+    _RECALL_LABELS,
+)
+LIVE_RECALL_MISSED = Counter(
+    "nestvec_live_recall_missed_documents_total",
+    "Of these, documents that the answers missed, by cause.",
+    [*_RECALL_LABELS, "cause"],
+)
+LIVE_RECALL_PASSED_OVER = Counter(
+    "nestvec_live_recall_passed_over_total",
+    "Sampled queries that could not be measured.",
+    ["reason"],
+)
+LIVE_RECALL_CPU = Counter("nestvec_live_recall_cpu_seconds_total", "CPU time that measuring took.")
 BUILD = Gauge("nestvec_build_info", "Always 1; the labels tell the version.", ["version"])

@@ -188,6 +188,185 @@ class Evidence(_message.Message):
 Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
 
 @_typing.final
+class CalibratedPoint(_message.Message):
+    """One plan, as it was measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COARSE_DIM_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
+    BOUND_Z_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    RECALL_LOW_FIELD_NUMBER: _builtins.int
+    RECALL_HIGH_FIELD_NUMBER: _builtins.int
+    WINDOW_LOW_FIELD_NUMBER: _builtins.int
+    COST_MS_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
+    FETCHED_FIELD_NUMBER: _builtins.int
+    coarse_dim: _builtins.int
+    candidates: _builtins.int
+    rerank: _builtins.bool
+    bound_z: _builtins.float
+    """0 without rerank."""
+    recall: _builtins.float
+    """The mean over queries, and its confidence interval."""
+    recall_low: _builtins.float
+    recall_high: _builtins.float
+    window_low: _builtins.float
+    """What `Calibration.windows` of future windows of queries reach: a target is held against this."""
+    cost_ms: _builtins.float
+    """Of coarse search and rerank, one query at a time: the lower quartile and the 95th percentile."""
+    p95_ms: _builtins.float
+    fetched: _builtins.float
+    """Full vectors read, on average."""
+    def __init__(
+        self,
+        *,
+        coarse_dim: _builtins.int = ...,
+        candidates: _builtins.int = ...,
+        rerank: _builtins.bool = ...,
+        bound_z: _builtins.float = ...,
+        recall: _builtins.float = ...,
+        recall_low: _builtins.float = ...,
+        recall_high: _builtins.float = ...,
+        window_low: _builtins.float = ...,
+        cost_ms: _builtins.float = ...,
+        p95_ms: _builtins.float = ...,
+        fetched: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_z", b"bound_z", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cost_ms", b"cost_ms", "fetched", b"fetched", "p95_ms", b"p95_ms", "recall", b"recall", "recall_high", b"recall_high", "recall_low", b"recall_low", "rerank", b"rerank", "window_low", b"window_low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibratedPoint: _TypeAlias = CalibratedPoint  # noqa: Y015
+
+@_typing.final
+class ClassCalibration(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_CLASS_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    search_class: _builtins.str
+    k: _builtins.int
+    """Hits that were asked for: recall is of the k best."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___CalibratedPoint]:
+        """By cost; those that no other one beats."""
+
+    def __init__(
+        self,
+        *,
+        search_class: _builtins.str = ...,
+        k: _builtins.int = ...,
+        points: _abc.Iterable[Global___CalibratedPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k", "points", b"points", "search_class", b"search_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassCalibration: _TypeAlias = ClassCalibration  # noqa: Y015
+
+@_typing.final
+class TierKind(_message.Message):
+    """The index that most rows of a tier were in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIM_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    dim: _builtins.int
+    kind: _builtins.str
+    def __init__(
+        self,
+        *,
+        dim: _builtins.int = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierKind: _TypeAlias = TierKind  # noqa: Y015
+
+@_typing.final
+class Calibration(_message.Message):
+    """What `nestvec calibrate` measured of one generation of a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    STORE_DIM_FIELD_NUMBER: _builtins.int
+    COARSE_CODE_FIELD_NUMBER: _builtins.int
+    STORE_DTYPE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    CREATED_MS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """Of the space."""
+    store_dim: _builtins.int
+    coarse_code: Global___CoarseCode.ValueType
+    store_dtype: Global___StoreDtype.ValueType
+    generation: _builtins.int
+    documents: _builtins.int
+    source: _builtins.str
+    """Where the queries are from, and how many were learned from."""
+    queries: _builtins.int
+    window: _builtins.int
+    """Queries in a window, and the share of windows that `window_low` is reached by."""
+    windows: _builtins.float
+    confidence: _builtins.float
+    """Of the intervals of means."""
+    created_ms: _builtins.int
+    """Milliseconds since 1970, by the server's clock; and the version of nestvec that measured."""
+    version: _builtins.str
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierKind]: ...
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassCalibration]: ...
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.str = ...,
+        store_dim: _builtins.int = ...,
+        coarse_code: Global___CoarseCode.ValueType = ...,
+        store_dtype: Global___StoreDtype.ValueType = ...,
+        generation: _builtins.int = ...,
+        documents: _builtins.int = ...,
+        kinds: _abc.Iterable[Global___TierKind] | None = ...,
+        source: _builtins.str = ...,
+        queries: _builtins.int = ...,
+        classes: _abc.Iterable[Global___ClassCalibration] | None = ...,
+        window: _builtins.int = ...,
+        windows: _builtins.float = ...,
+        confidence: _builtins.float = ...,
+        created_ms: _builtins.int = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "coarse_code", b"coarse_code", "confidence", b"confidence", "created_ms", b"created_ms", "documents", b"documents", "fingerprint", b"fingerprint", "generation", b"generation", "kinds", b"kinds", "queries", b"queries", "source", b"source", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "version", b"version", "window", b"window", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Calibration: _TypeAlias = Calibration  # noqa: Y015
+
+@_typing.final
 class CollectionDescription(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -201,6 +380,7 @@ class CollectionDescription(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     COARSE_CODE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     store_dim: _builtins.int
     """What the store keeps and what scores are computed at."""
@@ -220,6 +400,10 @@ class CollectionDescription(_message.Message):
 
     @_builtins.property
     def evidence(self) -> Global___Evidence: ...
+    @_builtins.property
+    def calibration(self) -> Global___Calibration:
+        """Absent where there is none, or where it was made of something else than this is now."""
+
     def __init__(
         self,
         *,
@@ -233,10 +417,11 @@ class CollectionDescription(_message.Message):
         fields: _abc.Iterable[_common_pb2.FieldSchema] | None = ...,
         coarse_code: Global___CoarseCode.ValueType = ...,
         evidence: Global___Evidence | None = ...,
+        calibration: Global___Calibration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "space", b"space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "evidence", b"evidence", "space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse_code", b"coarse_code", "evidence", b"evidence", "fields", b"fields", "generation", b"generation", "name", b"name", "partitions", b"partitions", "space", b"space", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "coarse_code", b"coarse_code", "evidence", b"evidence", "fields", b"fields", "generation", b"generation", "name", b"name", "partitions", b"partitions", "space", b"space", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,6 +439,7 @@ class CreateCollectionRequest(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     COARSE_CODE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 63 of a-z, 0-9, '.', '_', '-'."""
     store_dim: _builtins.int
@@ -266,6 +452,10 @@ class CreateCollectionRequest(_message.Message):
     """Do not fail when a collection with the same settings exists."""
     coarse_code: Global___CoarseCode.ValueType
     """Unspecified: chosen by size and hardware."""
+    model: _builtins.str
+    """Whose space it is made in: one of the server's settings, or where these allow it a known model,
+    an installed package or a folder on the server's machine. Empty: the server's default.
+    """
     @_builtins.property
     def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Empty: those that the server's search classes need."""
@@ -287,10 +477,11 @@ class CreateCollectionRequest(_message.Message):
         fields: _abc.Iterable[_common_pb2.FieldSchema] | None = ...,
         coarse_code: Global___CoarseCode.ValueType = ...,
         evidence: Global___Evidence | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse_code", b"coarse_code", "evidence", b"evidence", "exist_ok", b"exist_ok", "fields", b"fields", "name", b"name", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarse_code", b"coarse_code", "evidence", b"evidence", "exist_ok", b"exist_ok", "fields", b"fields", "model", b"model", "name", b"name", "store_dim", b"store_dim", "store_dtype", b"store_dtype", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,6 +731,92 @@ class DropTierResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DropTierResponse: _TypeAlias = DropTierResponse  # noqa: Y015
+
+@_typing.final
+class SetCalibrationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def calibration(self) -> Global___Calibration: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        calibration: Global___Calibration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCalibrationRequest: _TypeAlias = SetCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class SetCalibrationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___CollectionDescription: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionDescription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCalibrationResponse: _TypeAlias = SetCalibrationResponse  # noqa: Y015
+
+@_typing.final
+class DropCalibrationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropCalibrationRequest: _TypeAlias = DropCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class DropCalibrationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    dropped: _builtins.bool
+    """False when there was none."""
+    @_builtins.property
+    def collection(self) -> Global___CollectionDescription: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionDescription | None = ...,
+        dropped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dropped", b"dropped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropCalibrationResponse: _TypeAlias = DropCalibrationResponse  # noqa: Y015
 
 @_typing.final
 class VerifyCollectionRequest(_message.Message):
@@ -871,6 +1148,8 @@ class SearchClassDescription(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
     MIN_COVERAGE_FIELD_NUMBER: _builtins.int
+    TARGET_RECALL_FIELD_NUMBER: _builtins.int
+    CROSS_ENCODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     coarse_dim: _builtins.int
     """What the class asks for; a collection serves its nearest tier."""
@@ -878,6 +1157,10 @@ class SearchClassDescription(_message.Message):
     candidates: _builtins.int
     rerank: _builtins.bool
     min_coverage: _builtins.float
+    target_recall: _builtins.float
+    """What recall it is promised, where the collection is calibrated."""
+    cross_encode: _builtins.int
+    """How many of the first hits the cross-encoder puts into its order; 0: none."""
     def __init__(
         self,
         *,
@@ -887,12 +1170,16 @@ class SearchClassDescription(_message.Message):
         candidates: _builtins.int = ...,
         rerank: _builtins.bool = ...,
         min_coverage: _builtins.float = ...,
+        target_recall: _builtins.float | None = ...,
+        cross_encode: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_recall", b"_target_recall", "target_recall", b"target_recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "coarse_dim", b"coarse_dim", "k", b"k", "min_coverage", b"min_coverage", "name", b"name", "rerank", b"rerank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_recall", b"_target_recall", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "k", b"k", "min_coverage", b"min_coverage", "name", b"name", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__target_recall: _TypeAlias = _typing.Literal["target_recall"]  # noqa: Y015
+    _WhichOneofArgType__target_recall: _TypeAlias = _typing.Literal["_target_recall", b"_target_recall"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_recall) -> _WhichOneofReturnType__target_recall | None: ...
 
 Global___SearchClassDescription: _TypeAlias = SearchClassDescription  # noqa: Y015
 
@@ -909,6 +1196,8 @@ class DescribeServerResponse(_message.Message):
     MAX_TEXT_BYTES_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_IDS_FIELD_NUMBER: _builtins.int
+    SPACES_FIELD_NUMBER: _builtins.int
+    CROSS_ENCODER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     max_k: _builtins.int
     max_candidates: _builtins.int
@@ -917,10 +1206,16 @@ class DescribeServerResponse(_message.Message):
     max_message_bytes: _builtins.int
     max_ids: _builtins.int
     """Of one GetDocuments."""
+    cross_encoder: _builtins.str
+    """The cross-encoder's name; empty where there is none."""
     @_builtins.property
     def space(self) -> _common_pb2.SpaceDescription: ...
     @_builtins.property
     def search_classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchClassDescription]: ...
+    @_builtins.property
+    def spaces(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SpaceDescription]:
+        """Of all models that are open now, the default first. Others may be opened when needed."""
+
     def __init__(
         self,
         *,
@@ -933,10 +1228,12 @@ class DescribeServerResponse(_message.Message):
         max_text_bytes: _builtins.int = ...,
         max_message_bytes: _builtins.int = ...,
         max_ids: _builtins.int = ...,
+        spaces: _abc.Iterable[_common_pb2.SpaceDescription] | None = ...,
+        cross_encoder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_candidates", b"max_candidates", "max_ids", b"max_ids", "max_k", b"max_k", "max_message_bytes", b"max_message_bytes", "max_text_bytes", b"max_text_bytes", "search_classes", b"search_classes", "space", b"space", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cross_encoder", b"cross_encoder", "max_batch", b"max_batch", "max_candidates", b"max_candidates", "max_ids", b"max_ids", "max_k", b"max_k", "max_message_bytes", b"max_message_bytes", "max_text_bytes", b"max_text_bytes", "search_classes", b"search_classes", "space", b"space", "spaces", b"spaces", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

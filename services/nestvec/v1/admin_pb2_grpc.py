@@ -64,6 +64,16 @@ class AdminServiceStub(object):
                 request_serializer=nestvec_dot_v1_dot_admin__pb2.DropTierRequest.SerializeToString,
                 response_deserializer=nestvec_dot_v1_dot_admin__pb2.DropTierResponse.FromString,
                 _registered_method=True)
+        self.SetCalibration = channel.unary_unary(
+                '/nestvec.v1.AdminService/SetCalibration',
+                request_serializer=nestvec_dot_v1_dot_admin__pb2.SetCalibrationRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_admin__pb2.SetCalibrationResponse.FromString,
+                _registered_method=True)
+        self.DropCalibration = channel.unary_unary(
+                '/nestvec.v1.AdminService/DropCalibration',
+                request_serializer=nestvec_dot_v1_dot_admin__pb2.DropCalibrationRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_admin__pb2.DropCalibrationResponse.FromString,
+                _registered_method=True)
         self.VerifyCollection = channel.unary_unary(
                 '/nestvec.v1.AdminService/VerifyCollection',
                 request_serializer=nestvec_dot_v1_dot_admin__pb2.VerifyCollectionRequest.SerializeToString,
@@ -128,6 +138,21 @@ class AdminServiceServicer(object):
 
     def DropTier(self, request, context):
         """Stop serving a tier and free its memory. Idempotent; the last tier cannot be dropped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCalibration(self, request, context):
+        """Keep what was measured of a collection's plans: searches may then ask for a recall. Replaces the
+        calibration before. FAILED_PRECONDITION for one of another space, generation, tier or code.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropCalibration(self, request, context):
+        """Forget it. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,6 +225,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DropTier,
                     request_deserializer=nestvec_dot_v1_dot_admin__pb2.DropTierRequest.FromString,
                     response_serializer=nestvec_dot_v1_dot_admin__pb2.DropTierResponse.SerializeToString,
+            ),
+            'SetCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCalibration,
+                    request_deserializer=nestvec_dot_v1_dot_admin__pb2.SetCalibrationRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_admin__pb2.SetCalibrationResponse.SerializeToString,
+            ),
+            'DropCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropCalibration,
+                    request_deserializer=nestvec_dot_v1_dot_admin__pb2.DropCalibrationRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_admin__pb2.DropCalibrationResponse.SerializeToString,
             ),
             'VerifyCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyCollection,
@@ -389,6 +424,60 @@ class AdminService(object):
             '/nestvec.v1.AdminService/DropTier',
             nestvec_dot_v1_dot_admin__pb2.DropTierRequest.SerializeToString,
             nestvec_dot_v1_dot_admin__pb2.DropTierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.AdminService/SetCalibration',
+            nestvec_dot_v1_dot_admin__pb2.SetCalibrationRequest.SerializeToString,
+            nestvec_dot_v1_dot_admin__pb2.SetCalibrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.AdminService/DropCalibration',
+            nestvec_dot_v1_dot_admin__pb2.DropCalibrationRequest.SerializeToString,
+            nestvec_dot_v1_dot_admin__pb2.DropCalibrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

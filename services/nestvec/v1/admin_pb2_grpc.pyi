@@ -41,6 +41,12 @@ class AdminServiceStub:
     """
     DropTier: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DropTierRequest, _admin_pb2.DropTierResponse]
     """Stop serving a tier and free its memory. Idempotent; the last tier cannot be dropped."""
+    SetCalibration: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetCalibrationRequest, _admin_pb2.SetCalibrationResponse]
+    """Keep what was measured of a collection's plans: searches may then ask for a recall. Replaces the
+    calibration before. FAILED_PRECONDITION for one of another space, generation, tier or code.
+    """
+    DropCalibration: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DropCalibrationRequest, _admin_pb2.DropCalibrationResponse]
+    """Forget it. Idempotent."""
     VerifyCollection: _grpc.UnaryUnaryMultiCallable[_admin_pb2.VerifyCollectionRequest, _admin_pb2.VerifyCollectionResponse]
     """Compare the store with every tier of every shard, and on request mend what differs."""
     SnapshotShards: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SnapshotShardsRequest, _admin_pb2.SnapshotShardsResponse]
@@ -65,6 +71,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """
     DropTier: _aio.UnaryUnaryMultiCallable[_admin_pb2.DropTierRequest, _admin_pb2.DropTierResponse]  # type: ignore[assignment]
     """Stop serving a tier and free its memory. Idempotent; the last tier cannot be dropped."""
+    SetCalibration: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetCalibrationRequest, _admin_pb2.SetCalibrationResponse]  # type: ignore[assignment]
+    """Keep what was measured of a collection's plans: searches may then ask for a recall. Replaces the
+    calibration before. FAILED_PRECONDITION for one of another space, generation, tier or code.
+    """
+    DropCalibration: _aio.UnaryUnaryMultiCallable[_admin_pb2.DropCalibrationRequest, _admin_pb2.DropCalibrationResponse]  # type: ignore[assignment]
+    """Forget it. Idempotent."""
     VerifyCollection: _aio.UnaryUnaryMultiCallable[_admin_pb2.VerifyCollectionRequest, _admin_pb2.VerifyCollectionResponse]  # type: ignore[assignment]
     """Compare the store with every tier of every shard, and on request mend what differs."""
     SnapshotShards: _aio.UnaryUnaryMultiCallable[_admin_pb2.SnapshotShardsRequest, _admin_pb2.SnapshotShardsResponse]  # type: ignore[assignment]
@@ -122,6 +134,24 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DropTierResponse, _abc.Awaitable[_admin_pb2.DropTierResponse]]:
         """Stop serving a tier and free its memory. Idempotent; the last tier cannot be dropped."""
+
+    @_abc_1.abstractmethod
+    def SetCalibration(
+        self,
+        request: _admin_pb2.SetCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetCalibrationResponse, _abc.Awaitable[_admin_pb2.SetCalibrationResponse]]:
+        """Keep what was measured of a collection's plans: searches may then ask for a recall. Replaces the
+        calibration before. FAILED_PRECONDITION for one of another space, generation, tier or code.
+        """
+
+    @_abc_1.abstractmethod
+    def DropCalibration(
+        self,
+        request: _admin_pb2.DropCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DropCalibrationResponse, _abc.Awaitable[_admin_pb2.DropCalibrationResponse]]:
+        """Forget it. Idempotent."""
 
     @_abc_1.abstractmethod
     def VerifyCollection(

@@ -64,6 +64,7 @@ class SearchCoarseRequest(_message.Message):
     BOUND_Z_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     WATERMARK_FIELD_NUMBER: _builtins.int
+    CERTIFIED_K_FIELD_NUMBER: _builtins.int
     queries: _builtins.bytes
     """Row after row, little-endian float32, unit length."""
     coarse_dim: _builtins.int
@@ -72,6 +73,10 @@ class SearchCoarseRequest(_message.Message):
     """How many standard deviations the bounds span. Unset: plain tier scores, no bounds."""
     watermark: _builtins.bytes
     """Answer only once this is reached."""
+    certified_k: _builtins.int
+    """With bounds: every document that matches is bounded, well enough to certify so many best hits,
+    where the tier's own scan reads every row. 0: only those that were found.
+    """
     @_builtins.property
     def collection(self) -> Global___CollectionRef: ...
     @_builtins.property
@@ -88,10 +93,11 @@ class SearchCoarseRequest(_message.Message):
         bound_z: _builtins.float | None = ...,
         filter: _common_pb2.Filter | None = ...,
         watermark: _builtins.bytes = ...,
+        certified_k: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "bound_z", b"bound_z", "collection", b"collection", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "bound_z", b"bound_z", "coarse_dim", b"coarse_dim", "collection", b"collection", "count", b"count", "filter", b"filter", "queries", b"queries", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "bound_z", b"bound_z", "certified_k", b"certified_k", "coarse_dim", b"coarse_dim", "collection", b"collection", "count", b"count", "filter", b"filter", "queries", b"queries", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound_z: _TypeAlias = _typing.Literal["bound_z"]  # noqa: Y015
     _WhichOneofArgType__bound_z: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z"]  # noqa: Y015
@@ -110,6 +116,7 @@ class CandidateColumns(_message.Message):
     HALF_WIDTHS_FIELD_NUMBER: _builtins.int
     REST_UPPER_BOUND_FIELD_NUMBER: _builtins.int
     REST_COUNT_FIELD_NUMBER: _builtins.int
+    REST_HALF_WIDTH_FIELD_NUMBER: _builtins.int
     ids: _builtins.bytes
     """int64."""
     estimates: _builtins.bytes
@@ -120,6 +127,10 @@ class CandidateColumns(_message.Message):
     """What no document outside these columns can exceed. Unset: unknown."""
     rest_count: _builtins.int
     """How many documents that bound speaks for."""
+    rest_half_width: _builtins.float
+    """The greatest half width among these: by so much at most the bound rises where bound_z doubles.
+    0: unknown.
+    """
     def __init__(
         self,
         *,
@@ -128,10 +139,11 @@ class CandidateColumns(_message.Message):
         half_widths: _builtins.bytes = ...,
         rest_upper_bound: _builtins.float | None = ...,
         rest_count: _builtins.int = ...,
+        rest_half_width: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_rest_upper_bound", b"_rest_upper_bound", "rest_upper_bound", b"rest_upper_bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rest_upper_bound", b"_rest_upper_bound", "estimates", b"estimates", "half_widths", b"half_widths", "ids", b"ids", "rest_count", b"rest_count", "rest_upper_bound", b"rest_upper_bound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rest_upper_bound", b"_rest_upper_bound", "estimates", b"estimates", "half_widths", b"half_widths", "ids", b"ids", "rest_count", b"rest_count", "rest_half_width", b"rest_half_width", "rest_upper_bound", b"rest_upper_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rest_upper_bound: _TypeAlias = _typing.Literal["rest_upper_bound"]  # noqa: Y015
     _WhichOneofArgType__rest_upper_bound: _TypeAlias = _typing.Literal["_rest_upper_bound", b"_rest_upper_bound"]  # noqa: Y015
@@ -166,6 +178,75 @@ class SearchCoarseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchCoarseResponse: _TypeAlias = SearchCoarseResponse  # noqa: Y015
+
+@_typing.final
+class StreamSearchesRequest(_message.Message):
+    """One search, or that its caller has given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Of one search: no other of the stream ever has it."""
+    request: _builtins.bytes
+    """A SearchCoarseRequest, so that what is wrong with one is told to its caller, and ends no other.
+    Unset: nobody waits for that search any more.
+    """
+    timeout_s: _builtins.float
+    """Seconds that its caller waits from now: the stream has no deadline."""
+    request_id: _builtins.str
+    """As x-request-id of a call."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        request: _builtins.bytes | None = ...,
+        timeout_s: _builtins.float = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_request", b"_request", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request", b"_request", "id", b"id", "request", b"request", "request_id", b"request_id", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__request: _TypeAlias = _typing.Literal["request"]  # noqa: Y015
+    _WhichOneofArgType__request: _TypeAlias = _typing.Literal["_request", b"_request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request) -> _WhichOneofReturnType__request | None: ...
+
+Global___StreamSearchesRequest: _TypeAlias = StreamSearchesRequest  # noqa: Y015
+
+@_typing.final
+class StreamSearchesResponse(_message.Message):
+    """How one search ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    response: _builtins.bytes
+    """A SearchCoarseResponse."""
+    status: _builtins.bytes
+    """A google.rpc.Status, as grpc-status-details-bin of a call."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        response: _builtins.bytes = ...,
+        status: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "outcome", b"outcome", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___StreamSearchesResponse: _TypeAlias = StreamSearchesResponse  # noqa: Y015
 
 @_typing.final
 class OpenCollectionRequest(_message.Message):
@@ -571,3 +652,94 @@ class NameDocumentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NameDocumentsResponse: _TypeAlias = NameDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class InspectDocumentsRequest(_message.Message):
+    """Pairs of a query and a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    COARSE_DIM_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    BOUNDED_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    queries: _builtins.bytes
+    """As SearchCoarseRequest.queries."""
+    coarse_dim: _builtins.int
+    count: _builtins.int
+    """What the search asked for."""
+    bounded: _builtins.bool
+    rows: _builtins.bytes
+    """int64, a pair each: the query's place, and the internal id."""
+    ids: _builtins.bytes
+    @_builtins.property
+    def collection(self) -> Global___CollectionRef: ...
+    def __init__(
+        self,
+        *,
+        collection: Global___CollectionRef | None = ...,
+        queries: _builtins.bytes = ...,
+        coarse_dim: _builtins.int = ...,
+        count: _builtins.int = ...,
+        bounded: _builtins.bool = ...,
+        rows: _builtins.bytes = ...,
+        ids: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounded", b"bounded", "coarse_dim", b"coarse_dim", "collection", b"collection", "count", b"count", "ids", b"ids", "queries", b"queries", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectDocumentsRequest: _TypeAlias = InspectDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class InspectDocumentsResponse(_message.Message):
+    """Columns, one value a pair. Floats are NaN where there is nothing to tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEXED_FIELD_NUMBER: _builtins.int
+    SOUND_FIELD_NUMBER: _builtins.int
+    OFFERED_FIELD_NUMBER: _builtins.int
+    CODE_SCORES_FIELD_NUMBER: _builtins.int
+    SCAN_SCORES_FIELD_NUMBER: _builtins.int
+    CUTOFFS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    SPREADS_FIELD_NUMBER: _builtins.int
+    CPU_S_FIELD_NUMBER: _builtins.int
+    indexed: _builtins.bytes
+    """One byte each: 0 or 1."""
+    sound: _builtins.bytes
+    offered: _builtins.bytes
+    code_scores: _builtins.bytes
+    """float32: cosines."""
+    scan_scores: _builtins.bytes
+    cutoffs: _builtins.bytes
+    errors: _builtins.bytes
+    spreads: _builtins.bytes
+    cpu_s: _builtins.float
+    """Seconds of CPU that it took."""
+    def __init__(
+        self,
+        *,
+        indexed: _builtins.bytes = ...,
+        sound: _builtins.bytes = ...,
+        offered: _builtins.bytes = ...,
+        code_scores: _builtins.bytes = ...,
+        scan_scores: _builtins.bytes = ...,
+        cutoffs: _builtins.bytes = ...,
+        errors: _builtins.bytes = ...,
+        spreads: _builtins.bytes = ...,
+        cpu_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_scores", b"code_scores", "cpu_s", b"cpu_s", "cutoffs", b"cutoffs", "errors", b"errors", "indexed", b"indexed", "offered", b"offered", "scan_scores", b"scan_scores", "sound", b"sound", "spreads", b"spreads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectDocumentsResponse: _TypeAlias = InspectDocumentsResponse  # noqa: Y015

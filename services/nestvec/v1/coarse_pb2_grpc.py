@@ -39,6 +39,11 @@ class CoarseServiceStub(object):
                 request_serializer=nestvec_dot_v1_dot_coarse__pb2.SearchCoarseRequest.SerializeToString,
                 response_deserializer=nestvec_dot_v1_dot_coarse__pb2.SearchCoarseResponse.FromString,
                 _registered_method=True)
+        self.StreamSearches = channel.stream_stream(
+                '/nestvec.v1.CoarseService/StreamSearches',
+                request_serializer=nestvec_dot_v1_dot_coarse__pb2.StreamSearchesRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_coarse__pb2.StreamSearchesResponse.FromString,
+                _registered_method=True)
         self.OpenCollection = channel.unary_unary(
                 '/nestvec.v1.CoarseService/OpenCollection',
                 request_serializer=nestvec_dot_v1_dot_coarse__pb2.OpenCollectionRequest.SerializeToString,
@@ -84,6 +89,11 @@ class CoarseServiceStub(object):
                 request_serializer=nestvec_dot_v1_dot_coarse__pb2.NameDocumentsRequest.SerializeToString,
                 response_deserializer=nestvec_dot_v1_dot_coarse__pb2.NameDocumentsResponse.FromString,
                 _registered_method=True)
+        self.InspectDocuments = channel.unary_unary(
+                '/nestvec.v1.CoarseService/InspectDocuments',
+                request_serializer=nestvec_dot_v1_dot_coarse__pb2.InspectDocumentsRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_coarse__pb2.InspectDocumentsResponse.FromString,
+                _registered_method=True)
 
 
 class CoarseServiceServicer(object):
@@ -91,6 +101,14 @@ class CoarseServiceServicer(object):
 
     def SearchCoarse(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamSearches(self, request_iterator, context):
+        """The same, many at a time over one stream, each answered when it is ready: a call costs several
+        times what a message of a stream does.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -156,6 +174,13 @@ class CoarseServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectDocuments(self, request, context):
+        """What a tier knows of documents that a search should have found: for live recall.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoarseServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +188,11 @@ def add_CoarseServiceServicer_to_server(servicer, server):
                     servicer.SearchCoarse,
                     request_deserializer=nestvec_dot_v1_dot_coarse__pb2.SearchCoarseRequest.FromString,
                     response_serializer=nestvec_dot_v1_dot_coarse__pb2.SearchCoarseResponse.SerializeToString,
+            ),
+            'StreamSearches': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamSearches,
+                    request_deserializer=nestvec_dot_v1_dot_coarse__pb2.StreamSearchesRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_coarse__pb2.StreamSearchesResponse.SerializeToString,
             ),
             'OpenCollection': grpc.unary_unary_rpc_method_handler(
                     servicer.OpenCollection,
@@ -209,6 +239,11 @@ def add_CoarseServiceServicer_to_server(servicer, server):
                     request_deserializer=nestvec_dot_v1_dot_coarse__pb2.NameDocumentsRequest.FromString,
                     response_serializer=nestvec_dot_v1_dot_coarse__pb2.NameDocumentsResponse.SerializeToString,
             ),
+            'InspectDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectDocuments,
+                    request_deserializer=nestvec_dot_v1_dot_coarse__pb2.InspectDocumentsRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_coarse__pb2.InspectDocumentsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'nestvec.v1.CoarseService', rpc_method_handlers)
@@ -237,6 +272,33 @@ class CoarseService(object):
             '/nestvec.v1.CoarseService/SearchCoarse',
             nestvec_dot_v1_dot_coarse__pb2.SearchCoarseRequest.SerializeToString,
             nestvec_dot_v1_dot_coarse__pb2.SearchCoarseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamSearches(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/nestvec.v1.CoarseService/StreamSearches',
+            nestvec_dot_v1_dot_coarse__pb2.StreamSearchesRequest.SerializeToString,
+            nestvec_dot_v1_dot_coarse__pb2.StreamSearchesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -480,6 +542,33 @@ class CoarseService(object):
             '/nestvec.v1.CoarseService/NameDocuments',
             nestvec_dot_v1_dot_coarse__pb2.NameDocumentsRequest.SerializeToString,
             nestvec_dot_v1_dot_coarse__pb2.NameDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.CoarseService/InspectDocuments',
+            nestvec_dot_v1_dot_coarse__pb2.InspectDocumentsRequest.SerializeToString,
+            nestvec_dot_v1_dot_coarse__pb2.InspectDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

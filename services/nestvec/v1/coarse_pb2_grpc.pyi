@@ -32,6 +32,10 @@ class CoarseServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CoarseServiceAsyncStub: ...
     SearchCoarse: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.SearchCoarseRequest, _coarse_pb2.SearchCoarseResponse]
+    StreamSearches: _grpc.StreamStreamMultiCallable[_coarse_pb2.StreamSearchesRequest, _coarse_pb2.StreamSearchesResponse]
+    """The same, many at a time over one stream, each answered when it is ready: a call costs several
+    times what a message of a stream does.
+    """
     OpenCollection: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.OpenCollectionRequest, _coarse_pb2.OpenCollectionResponse]
     """Serve a collection from now on: reads what the store holds of it. Idempotent."""
     ReachWatermark: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.ReachWatermarkRequest, _coarse_pb2.ReachWatermarkResponse]
@@ -48,11 +52,17 @@ class CoarseServiceStub:
     DescribeTiers: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.DescribeTiersRequest, _coarse_pb2.DescribeTiersResponse]
     NameDocuments: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.NameDocumentsRequest, _coarse_pb2.NameDocumentsResponse]
     """External ids of documents, without the store."""
+    InspectDocuments: _grpc.UnaryUnaryMultiCallable[_coarse_pb2.InspectDocumentsRequest, _coarse_pb2.InspectDocumentsResponse]
+    """What a tier knows of documents that a search should have found: for live recall."""
 
 @_typing.type_check_only
 class CoarseServiceAsyncStub(CoarseServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchCoarse: _aio.UnaryUnaryMultiCallable[_coarse_pb2.SearchCoarseRequest, _coarse_pb2.SearchCoarseResponse]  # type: ignore[assignment]
+    StreamSearches: _aio.StreamStreamMultiCallable[_coarse_pb2.StreamSearchesRequest, _coarse_pb2.StreamSearchesResponse]  # type: ignore[assignment]
+    """The same, many at a time over one stream, each answered when it is ready: a call costs several
+    times what a message of a stream does.
+    """
     OpenCollection: _aio.UnaryUnaryMultiCallable[_coarse_pb2.OpenCollectionRequest, _coarse_pb2.OpenCollectionResponse]  # type: ignore[assignment]
     """Serve a collection from now on: reads what the store holds of it. Idempotent."""
     ReachWatermark: _aio.UnaryUnaryMultiCallable[_coarse_pb2.ReachWatermarkRequest, _coarse_pb2.ReachWatermarkResponse]  # type: ignore[assignment]
@@ -69,6 +79,8 @@ class CoarseServiceAsyncStub(CoarseServiceStub):
     DescribeTiers: _aio.UnaryUnaryMultiCallable[_coarse_pb2.DescribeTiersRequest, _coarse_pb2.DescribeTiersResponse]  # type: ignore[assignment]
     NameDocuments: _aio.UnaryUnaryMultiCallable[_coarse_pb2.NameDocumentsRequest, _coarse_pb2.NameDocumentsResponse]  # type: ignore[assignment]
     """External ids of documents, without the store."""
+    InspectDocuments: _aio.UnaryUnaryMultiCallable[_coarse_pb2.InspectDocumentsRequest, _coarse_pb2.InspectDocumentsResponse]  # type: ignore[assignment]
+    """What a tier knows of documents that a search should have found: for live recall."""
 
 class CoarseServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -77,6 +89,16 @@ class CoarseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _coarse_pb2.SearchCoarseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coarse_pb2.SearchCoarseResponse, _abc.Awaitable[_coarse_pb2.SearchCoarseResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StreamSearches(
+        self,
+        request_iterator: _MaybeAsyncIterator[_coarse_pb2.StreamSearchesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_coarse_pb2.StreamSearchesResponse], _abc.AsyncIterator[_coarse_pb2.StreamSearchesResponse]]:
+        """The same, many at a time over one stream, each answered when it is ready: a call costs several
+        times what a message of a stream does.
+        """
 
     @_abc_1.abstractmethod
     def OpenCollection(
@@ -147,5 +169,13 @@ class CoarseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coarse_pb2.NameDocumentsResponse, _abc.Awaitable[_coarse_pb2.NameDocumentsResponse]]:
         """External ids of documents, without the store."""
+
+    @_abc_1.abstractmethod
+    def InspectDocuments(
+        self,
+        request: _coarse_pb2.InspectDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coarse_pb2.InspectDocumentsResponse, _abc.Awaitable[_coarse_pb2.InspectDocumentsResponse]]:
+        """What a tier knows of documents that a search should have found: for live recall."""
 
 def add_CoarseServiceServicer_to_server(servicer: CoarseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

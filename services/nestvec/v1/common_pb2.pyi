@@ -114,26 +114,34 @@ class _CertificateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Certifica
     DESCRIPTOR: _descriptor.EnumDescriptor
     CERTIFICATE_UNSPECIFIED: _Certificate.ValueType  # 0
     CERTIFICATE_NONE: _Certificate.ValueType  # 1
-    """Coarse order, or an answer that lost vectors on the way."""
+    """Coarse order, or an answer that lost vectors or documents on the way, or whose bounds are
+    broken: a stored vector was found not to be what its codes say.
+    """
     CERTIFICATE_ESTIMATED: _Certificate.ValueType  # 2
     """Reranked, but time ran out before the bounds allowed a stop."""
     CERTIFICATE_WITHIN_CANDIDATES: _Certificate.ValueType  # 3
-    """No other candidate of the coarse search can enter the answer."""
+    """No other candidate of the coarse search scores higher than the last hit."""
     CERTIFICATE_COLLECTION: _Certificate.ValueType  # 4
-    """No other document of the shards that answered can enter the answer."""
+    """No other document that matches does: every one that could was scored in full. Every shard
+    answered, and bounded all of its documents as they stood when it was asked.
+    """
 
 class Certificate(_Certificate, metaclass=_CertificateEnumTypeWrapper):
     """How sure the order of an answer is. Each stands for more than the one before."""
 
 CERTIFICATE_UNSPECIFIED: Certificate.ValueType  # 0
 CERTIFICATE_NONE: Certificate.ValueType  # 1
-"""Coarse order, or an answer that lost vectors on the way."""
+"""Coarse order, or an answer that lost vectors or documents on the way, or whose bounds are
+broken: a stored vector was found not to be what its codes say.
+"""
 CERTIFICATE_ESTIMATED: Certificate.ValueType  # 2
 """Reranked, but time ran out before the bounds allowed a stop."""
 CERTIFICATE_WITHIN_CANDIDATES: Certificate.ValueType  # 3
-"""No other candidate of the coarse search can enter the answer."""
+"""No other candidate of the coarse search scores higher than the last hit."""
 CERTIFICATE_COLLECTION: Certificate.ValueType  # 4
-"""No other document of the shards that answered can enter the answer."""
+"""No other document that matches does: every one that could was scored in full. Every shard
+answered, and bounded all of its documents as they stood when it was asked.
+"""
 Global___Certificate: _TypeAlias = Certificate  # noqa: Y015
 
 @_typing.final

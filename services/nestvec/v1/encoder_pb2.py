@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from nestvec.v1 import common_pb2 as nestvec_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nestvec/v1/encoder.proto\x12\nnestvec.v1\x1a\x17nestvec/v1/common.proto\"B\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.nestvec.v1.TextRole\"F\n\x0e\x45ncodeResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12#\n\x05space\x18\x02 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\"\x18\n\x16\x44\x65scribeEncoderRequest\"F\n\x17\x44\x65scribeEncoderResponse\x12+\n\x05space\x18\x01 \x01(\x0b\x32\x1c.nestvec.v1.SpaceDescription*R\n\x08TextRole\x12\x19\n\x15TEXT_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTEXT_ROLE_QUERY\x10\x01\x12\x16\n\x12TEXT_ROLE_DOCUMENT\x10\x02\x32\xad\x01\n\x0e\x45ncoderService\x12?\n\x06\x45ncode\x12\x19.nestvec.v1.EncodeRequest\x1a\x1a.nestvec.v1.EncodeResponse\x12Z\n\x0f\x44\x65scribeEncoder\x12\".nestvec.v1.DescribeEncoderRequest\x1a#.nestvec.v1.DescribeEncoderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nestvec/v1/encoder.proto\x12\nnestvec.v1\x1a\x17nestvec/v1/common.proto\"W\n\rEncodeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.nestvec.v1.TextRole\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"F\n\x0e\x45ncodeResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12#\n\x05space\x18\x02 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\"-\n\x16\x44\x65scribeEncoderRequest\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\"t\n\x17\x44\x65scribeEncoderResponse\x12+\n\x05space\x18\x01 \x01(\x0b\x32\x1c.nestvec.v1.SpaceDescription\x12,\n\x06spaces\x18\x02 \x03(\x0b\x32\x1c.nestvec.v1.SpaceDescription*R\n\x08TextRole\x12\x19\n\x15TEXT_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTEXT_ROLE_QUERY\x10\x01\x12\x16\n\x12TEXT_ROLE_DOCUMENT\x10\x02\x32\xad\x01\n\x0e\x45ncoderService\x12?\n\x06\x45ncode\x12\x19.nestvec.v1.EncodeRequest\x1a\x1a.nestvec.v1.EncodeResponse\x12Z\n\x0f\x44\x65scribeEncoder\x12\".nestvec.v1.DescribeEncoderRequest\x1a#.nestvec.v1.DescribeEncoderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nestvec.v1.encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TEXTROLE']._serialized_start=303
-  _globals['_TEXTROLE']._serialized_end=385
+  _globals['_TEXTROLE']._serialized_start=391
+  _globals['_TEXTROLE']._serialized_end=473
   _globals['_ENCODEREQUEST']._serialized_start=65
-  _globals['_ENCODEREQUEST']._serialized_end=131
-  _globals['_ENCODERESPONSE']._serialized_start=133
-  _globals['_ENCODERESPONSE']._serialized_end=203
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=205
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=229
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=231
-  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=301
-  _globals['_ENCODERSERVICE']._serialized_start=388
-  _globals['_ENCODERSERVICE']._serialized_end=561
+  _globals['_ENCODEREQUEST']._serialized_end=152
+  _globals['_ENCODERESPONSE']._serialized_start=154
+  _globals['_ENCODERESPONSE']._serialized_end=224
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=226
+  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=271
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_start=273
+  _globals['_DESCRIBEENCODERRESPONSE']._serialized_end=389
+  _globals['_ENCODERSERVICE']._serialized_start=476
+  _globals['_ENCODERSERVICE']._serialized_end=649
 # @@protoc_insertion_point(module_scope)

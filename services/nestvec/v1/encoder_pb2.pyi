@@ -43,7 +43,10 @@ class EncodeRequest(_message.Message):
 
     TEXTS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     role: Global___TextRole.ValueType
+    fingerprint: _builtins.str
+    """Of the space to encode into. Empty: the server's default."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -51,10 +54,11 @@ class EncodeRequest(_message.Message):
         *,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         role: Global___TextRole.ValueType = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "role", b"role", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -88,12 +92,17 @@ Global___EncodeResponse: _TypeAlias = EncodeResponse  # noqa: Y015
 class DescribeEncoderRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """Of the space to describe. Empty: the server's default."""
     def __init__(
         self,
+        *,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -104,16 +113,22 @@ class DescribeEncoderResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SPACE_FIELD_NUMBER: _builtins.int
+    SPACES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def space(self) -> _common_pb2.SpaceDescription: ...
+    @_builtins.property
+    def spaces(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SpaceDescription]:
+        """Of all models that are open now, the default first. Others may be opened when needed."""
+
     def __init__(
         self,
         *,
         space: _common_pb2.SpaceDescription | None = ...,
+        spaces: _abc.Iterable[_common_pb2.SpaceDescription] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space", "spaces", b"spaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from nestvec.v1 import common_pb2 as nestvec_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16nestvec/v1/query.proto\x12\nnestvec.v1\x1a\x17nestvec/v1/common.proto\"B\n\x0bQueryVector\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12#\n\x05space\x18\x02 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\"\xa6\x03\n\rSearchOptions\x12\x14\n\x0csearch_class\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\ncoarse_dim\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\ncandidates\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x13\n\x06rerank\x18\x05 \x01(\x08H\x03\x88\x01\x01\x12\x19\n\x0cmin_coverage\x18\x06 \x01(\x01H\x04\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x10\n\x08ids_only\x18\x08 \x01(\x08\x12\x19\n\x11\x65xhaustive_rerank\x18\t \x01(\x08\x12\"\n\x06\x66ilter\x18\n \x01(\x0b\x32\x12.nestvec.v1.Filter\x12\x11\n\twatermark\x18\x0b \x01(\x0c\x12\x1a\n\rtarget_recall\x18\x0c \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0c\x63ross_encode\x18\r \x01(\x08H\x06\x88\x01\x01\x42\x04\n\x02_kB\r\n\x0b_coarse_dimB\r\n\x0b_candidatesB\t\n\x07_rerankB\x0f\n\r_min_coverageB\x10\n\x0e_target_recallB\x0f\n\r_cross_encode\"\x93\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12)\n\x06vector\x18\x03 \x01(\x0b\x32\x17.nestvec.v1.QueryVectorH\x00\x12*\n\x07options\x18\x04 \x01(\x0b\x32\x19.nestvec.v1.SearchOptionsB\x07\n\x05query\"\xcc\x01\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12+\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1b.nestvec.v1.Hit.FieldsEntry\x12\x18\n\x0b\x63ross_score\x18\x05 \x01(\x02H\x00\x88\x01\x01\x1a\x45\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.nestvec.v1.FieldValue:\x02\x38\x01\x42\x0e\n\x0c_cross_score\"2\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\"m\n\x0b\x45xplanation\x12\'\n\x06stages\x18\x01 \x03(\x0b\x32\x17.nestvec.v1.StageTiming\x12\x12\n\ncandidates\x18\x02 \x01(\x05\x12\x0f\n\x07\x66\x65tched\x18\x03 \x01(\x05\x12\x10\n\x08matching\x18\x04 \x01(\x03\"\xde\x01\n\x0e\x43\x61libratedPlan\x12\x12\n\ncoarse_dim\x18\x01 \x01(\x05\x12\x12\n\ncandidates\x18\x02 \x01(\x05\x12\x0e\n\x06rerank\x18\x03 \x01(\x08\x12\x0f\n\x07\x62ound_z\x18\x04 \x01(\x01\x12\x15\n\rtarget_recall\x18\x05 \x01(\x01\x12\x17\n\x0fmeasured_recall\x18\x06 \x01(\x01\x12\x12\n\nrecall_low\x18\x07 \x01(\x01\x12\x13\n\x0brecall_high\x18\x08 \x01(\x01\x12\x12\n\nconfidence\x18\t \x01(\x01\x12\x16\n\x0ereaches_target\x18\n \x01(\x08\"\xc3\x03\n\x0eSearchResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.nestvec.v1.Hit\x12*\n\x0c\x63oarse_space\x18\x02 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\x12+\n\rscoring_space\x18\x03 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\x12&\n\x08\x63overage\x18\x04 \x01(\x0b\x32\x14.nestvec.v1.Coverage\x12-\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x17.nestvec.v1.Degradation\x12,\n\x0b\x63\x65rtificate\x18\x06 \x01(\x0e\x32\x17.nestvec.v1.Certificate\x12\x1b\n\x13\x66\x61ilure_probability\x18\x07 \x01(\x01\x12\x14\n\x0csearch_class\x18\x08 \x01(\t\x12\x12\n\ngeneration\x18\t \x01(\x05\x12,\n\x0b\x65xplanation\x18\n \x01(\x0b\x32\x17.nestvec.v1.Explanation\x12(\n\x04plan\x18\x0b \x01(\x0b\x32\x1a.nestvec.v1.CalibratedPlan\x12\x15\n\rcross_encoder\x18\x0c \x01(\t\"\x8d\x01\n\x12\x42\x61tchSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12(\n\x07vectors\x18\x03 \x01(\x0b\x32\x17.nestvec.v1.QueryVector\x12*\n\x07options\x18\x04 \x01(\x0b\x32\x19.nestvec.v1.SearchOptions\"D\n\x13\x42\x61tchSearchResponse\x12-\n\tresponses\x18\x01 \x03(\x0b\x32\x1a.nestvec.v1.SearchResponse\"O\n\x13GetDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x03 \x01(\x08\"H\n\x0eStoredDocument\x12&\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x14.nestvec.v1.Document\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"\x7f\n\x14GetDocumentsResponse\x12-\n\tdocuments\x18\x01 \x03(\x0b\x32\x1a.nestvec.v1.StoredDocument\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12#\n\x05space\x18\x03 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef2\xf2\x01\n\x0cQueryService\x12?\n\x06Search\x12\x19.nestvec.v1.SearchRequest\x1a\x1a.nestvec.v1.SearchResponse\x12N\n\x0b\x42\x61tchSearch\x12\x1e.nestvec.v1.BatchSearchRequest\x1a\x1f.nestvec.v1.BatchSearchResponse\x12Q\n\x0cGetDocuments\x12\x1f.nestvec.v1.GetDocumentsRequest\x1a .nestvec.v1.GetDocumentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16nestvec/v1/query.proto\x12\nnestvec.v1\x1a\x17nestvec/v1/common.proto\"B\n\x0bQueryVector\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12#\n\x05space\x18\x02 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\"\xc8\x03\n\rSearchOptions\x12\x14\n\x0csearch_class\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\ncoarse_dim\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\ncandidates\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x13\n\x06rerank\x18\x05 \x01(\x08H\x03\x88\x01\x01\x12\x19\n\x0cmin_coverage\x18\x06 \x01(\x01H\x04\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x10\n\x08ids_only\x18\x08 \x01(\x08\x12\x19\n\x11\x65xhaustive_rerank\x18\t \x01(\x08\x12\"\n\x06\x66ilter\x18\n \x01(\x0b\x32\x12.nestvec.v1.Filter\x12\x11\n\twatermark\x18\x0b \x01(\x0c\x12\x1a\n\rtarget_recall\x18\x0c \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0c\x63ross_encode\x18\r \x01(\x08H\x06\x88\x01\x01\x12\x14\n\x07\x62ound_z\x18\x0e \x01(\x01H\x07\x88\x01\x01\x42\x04\n\x02_kB\r\n\x0b_coarse_dimB\r\n\x0b_candidatesB\t\n\x07_rerankB\x0f\n\r_min_coverageB\x10\n\x0e_target_recallB\x0f\n\r_cross_encodeB\n\n\x08_bound_z\"\x93\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12)\n\x06vector\x18\x03 \x01(\x0b\x32\x17.nestvec.v1.QueryVectorH\x00\x12*\n\x07options\x18\x04 \x01(\x0b\x32\x19.nestvec.v1.SearchOptionsB\x07\n\x05query\"\xcc\x01\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12+\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1b.nestvec.v1.Hit.FieldsEntry\x12\x18\n\x0b\x63ross_score\x18\x05 \x01(\x02H\x00\x88\x01\x01\x1a\x45\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.nestvec.v1.FieldValue:\x02\x38\x01\x42\x0e\n\x0c_cross_score\"2\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\"m\n\x0b\x45xplanation\x12\'\n\x06stages\x18\x01 \x03(\x0b\x32\x17.nestvec.v1.StageTiming\x12\x12\n\ncandidates\x18\x02 \x01(\x05\x12\x0f\n\x07\x66\x65tched\x18\x03 \x01(\x05\x12\x10\n\x08matching\x18\x04 \x01(\x03\"\xde\x01\n\x0e\x43\x61libratedPlan\x12\x12\n\ncoarse_dim\x18\x01 \x01(\x05\x12\x12\n\ncandidates\x18\x02 \x01(\x05\x12\x0e\n\x06rerank\x18\x03 \x01(\x08\x12\x0f\n\x07\x62ound_z\x18\x04 \x01(\x01\x12\x15\n\rtarget_recall\x18\x05 \x01(\x01\x12\x17\n\x0fmeasured_recall\x18\x06 \x01(\x01\x12\x12\n\nrecall_low\x18\x07 \x01(\x01\x12\x13\n\x0brecall_high\x18\x08 \x01(\x01\x12\x12\n\nconfidence\x18\t \x01(\x01\x12\x16\n\x0ereaches_target\x18\n \x01(\x08\"\xc3\x03\n\x0eSearchResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.nestvec.v1.Hit\x12*\n\x0c\x63oarse_space\x18\x02 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\x12+\n\rscoring_space\x18\x03 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\x12&\n\x08\x63overage\x18\x04 \x01(\x0b\x32\x14.nestvec.v1.Coverage\x12-\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x17.nestvec.v1.Degradation\x12,\n\x0b\x63\x65rtificate\x18\x06 \x01(\x0e\x32\x17.nestvec.v1.Certificate\x12\x1b\n\x13\x66\x61ilure_probability\x18\x07 \x01(\x01\x12\x14\n\x0csearch_class\x18\x08 \x01(\t\x12\x12\n\ngeneration\x18\t \x01(\x05\x12,\n\x0b\x65xplanation\x18\n \x01(\x0b\x32\x17.nestvec.v1.Explanation\x12(\n\x04plan\x18\x0b \x01(\x0b\x32\x1a.nestvec.v1.CalibratedPlan\x12\x15\n\rcross_encoder\x18\x0c \x01(\t\"\x8d\x01\n\x12\x42\x61tchSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12(\n\x07vectors\x18\x03 \x01(\x0b\x32\x17.nestvec.v1.QueryVector\x12*\n\x07options\x18\x04 \x01(\x0b\x32\x19.nestvec.v1.SearchOptions\"D\n\x13\x42\x61tchSearchResponse\x12-\n\tresponses\x18\x01 \x03(\x0b\x32\x1a.nestvec.v1.SearchResponse\"O\n\x13GetDocumentsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12\x17\n\x0finclude_vectors\x18\x03 \x01(\x08\"H\n\x0eStoredDocument\x12&\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x14.nestvec.v1.Document\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"\x7f\n\x14GetDocumentsResponse\x12-\n\tdocuments\x18\x01 \x03(\x0b\x32\x1a.nestvec.v1.StoredDocument\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12#\n\x05space\x18\x03 \x01(\x0b\x32\x14.nestvec.v1.SpaceRef\"@\n\x16ListDocumentIdsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x12\n\npage_token\x18\x02 \x01(\t\"?\n\x17ListDocumentIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xce\x02\n\x0cQueryService\x12?\n\x06Search\x12\x19.nestvec.v1.SearchRequest\x1a\x1a.nestvec.v1.SearchResponse\x12N\n\x0b\x42\x61tchSearch\x12\x1e.nestvec.v1.BatchSearchRequest\x1a\x1f.nestvec.v1.BatchSearchResponse\x12Q\n\x0cGetDocuments\x12\x1f.nestvec.v1.GetDocumentsRequest\x1a .nestvec.v1.GetDocumentsResponse\x12Z\n\x0fListDocumentIds\x12\".nestvec.v1.ListDocumentIdsRequest\x1a#.nestvec.v1.ListDocumentIdsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,31 +37,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYVECTOR']._serialized_start=63
   _globals['_QUERYVECTOR']._serialized_end=129
   _globals['_SEARCHOPTIONS']._serialized_start=132
-  _globals['_SEARCHOPTIONS']._serialized_end=554
-  _globals['_SEARCHREQUEST']._serialized_start=557
-  _globals['_SEARCHREQUEST']._serialized_end=704
-  _globals['_HIT']._serialized_start=707
-  _globals['_HIT']._serialized_end=911
-  _globals['_HIT_FIELDSENTRY']._serialized_start=826
-  _globals['_HIT_FIELDSENTRY']._serialized_end=895
-  _globals['_STAGETIMING']._serialized_start=913
-  _globals['_STAGETIMING']._serialized_end=963
-  _globals['_EXPLANATION']._serialized_start=965
-  _globals['_EXPLANATION']._serialized_end=1074
-  _globals['_CALIBRATEDPLAN']._serialized_start=1077
-  _globals['_CALIBRATEDPLAN']._serialized_end=1299
-  _globals['_SEARCHRESPONSE']._serialized_start=1302
-  _globals['_SEARCHRESPONSE']._serialized_end=1753
-  _globals['_BATCHSEARCHREQUEST']._serialized_start=1756
-  _globals['_BATCHSEARCHREQUEST']._serialized_end=1897
-  _globals['_BATCHSEARCHRESPONSE']._serialized_start=1899
-  _globals['_BATCHSEARCHRESPONSE']._serialized_end=1967
-  _globals['_GETDOCUMENTSREQUEST']._serialized_start=1969
-  _globals['_GETDOCUMENTSREQUEST']._serialized_end=2048
-  _globals['_STOREDDOCUMENT']._serialized_start=2050
-  _globals['_STOREDDOCUMENT']._serialized_end=2122
-  _globals['_GETDOCUMENTSRESPONSE']._serialized_start=2124
-  _globals['_GETDOCUMENTSRESPONSE']._serialized_end=2251
-  _globals['_QUERYSERVICE']._serialized_start=2254
-  _globals['_QUERYSERVICE']._serialized_end=2496
+  _globals['_SEARCHOPTIONS']._serialized_end=588
+  _globals['_SEARCHREQUEST']._serialized_start=591
+  _globals['_SEARCHREQUEST']._serialized_end=738
+  _globals['_HIT']._serialized_start=741
+  _globals['_HIT']._serialized_end=945
+  _globals['_HIT_FIELDSENTRY']._serialized_start=860
+  _globals['_HIT_FIELDSENTRY']._serialized_end=929
+  _globals['_STAGETIMING']._serialized_start=947
+  _globals['_STAGETIMING']._serialized_end=997
+  _globals['_EXPLANATION']._serialized_start=999
+  _globals['_EXPLANATION']._serialized_end=1108
+  _globals['_CALIBRATEDPLAN']._serialized_start=1111
+  _globals['_CALIBRATEDPLAN']._serialized_end=1333
+  _globals['_SEARCHRESPONSE']._serialized_start=1336
+  _globals['_SEARCHRESPONSE']._serialized_end=1787
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=1790
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=1931
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=1933
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2001
+  _globals['_GETDOCUMENTSREQUEST']._serialized_start=2003
+  _globals['_GETDOCUMENTSREQUEST']._serialized_end=2082
+  _globals['_STOREDDOCUMENT']._serialized_start=2084
+  _globals['_STOREDDOCUMENT']._serialized_end=2156
+  _globals['_GETDOCUMENTSRESPONSE']._serialized_start=2158
+  _globals['_GETDOCUMENTSRESPONSE']._serialized_end=2285
+  _globals['_LISTDOCUMENTIDSREQUEST']._serialized_start=2287
+  _globals['_LISTDOCUMENTIDSREQUEST']._serialized_end=2351
+  _globals['_LISTDOCUMENTIDSRESPONSE']._serialized_start=2353
+  _globals['_LISTDOCUMENTIDSRESPONSE']._serialized_end=2416
+  _globals['_QUERYSERVICE']._serialized_start=2419
+  _globals['_QUERYSERVICE']._serialized_end=2753
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,7 @@ class SearchOptions(_message.Message):
     WATERMARK_FIELD_NUMBER: _builtins.int
     TARGET_RECALL_FIELD_NUMBER: _builtins.int
     CROSS_ENCODE_FIELD_NUMBER: _builtins.int
+    BOUND_Z_FIELD_NUMBER: _builtins.int
     search_class: _builtins.str
     """A class from the server's configuration: autocomplete, search, analyst by default. Empty
     means `search`.
@@ -96,13 +97,23 @@ class SearchOptions(_message.Message):
     counts as missing.
     """
     target_recall: _builtins.float
-    """The share (above 0, at most 1) of exact search's k best that the answer shall hold: the
-    cheapest plan that the collection's calibration measured to reach it is run. Not together with
-    coarse_dim, candidates, rerank or exhaustive_rerank. FAILED_PRECONDITION without a calibration
-    of this class, or where none of its plans reaches it.
+    """The share (above 0, at most 1) of exact search's k best that answers shall hold, on average over
+    200 queries: the cheapest plan that the collection's calibration measured to reach it is run. It
+    was measured without a filter. Not together with coarse_dim, candidates, rerank, bound_z or
+    exhaustive_rerank. FAILED_PRECONDITION without a calibration of this class and of as many hits,
+    or where none of its plans reaches it. Where the deadline is too short for it, or the collection
+    has grown or shrunk since it was calibrated, the answer says TARGET_MISSED.
     """
     cross_encode: _builtins.bool
-    """Whether a cross-encoder puts the first hits into its own order, where the server has one."""
+    """Whether a cross-encoder puts the first hits into its own order: as many as the class says, 20
+    where it says none. `true` is INVALID_ARGUMENT on a server that has none. Where it does not fit
+    into the deadline, fails, or the query is a vector, the hits stay in the order of their cosines,
+    and CROSS_ENCODER_SKIPPED says so.
+    """
+    bound_z: _builtins.float
+    """How many standard deviations the bounds of the rerank span, 0.5 to 10; 5 unless told. With fewer
+    of them fewer full vectors are fetched, and `failure_probability` grows.
+    """
     @_builtins.property
     def filter(self) -> _common_pb2.Filter:
         """Only documents that match may be found."""
@@ -123,11 +134,14 @@ class SearchOptions(_message.Message):
         watermark: _builtins.bytes = ...,
         target_recall: _builtins.float | None = ...,
         cross_encode: _builtins.bool | None = ...,
+        bound_z: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "filter", b"filter", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "bound_z", b"bound_z", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "filter", b"filter", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "exhaustive_rerank", b"exhaustive_rerank", "explain", b"explain", "filter", b"filter", "ids_only", b"ids_only", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "search_class", b"search_class", "target_recall", b"target_recall", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "bound_z", b"bound_z", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "exhaustive_rerank", b"exhaustive_rerank", "explain", b"explain", "filter", b"filter", "ids_only", b"ids_only", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "search_class", b"search_class", "target_recall", b"target_recall", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bound_z: _TypeAlias = _typing.Literal["bound_z"]  # noqa: Y015
+    _WhichOneofArgType__bound_z: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z"]  # noqa: Y015
     _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
     _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
     _WhichOneofReturnType__coarse_dim: _TypeAlias = _typing.Literal["coarse_dim"]  # noqa: Y015
@@ -142,6 +156,8 @@ class SearchOptions(_message.Message):
     _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
     _WhichOneofReturnType__target_recall: _TypeAlias = _typing.Literal["target_recall"]  # noqa: Y015
     _WhichOneofArgType__target_recall: _TypeAlias = _typing.Literal["_target_recall", b"_target_recall"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bound_z) -> _WhichOneofReturnType__bound_z | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__candidates) -> _WhichOneofReturnType__candidates | None: ...
     @_typing.overload
@@ -227,7 +243,7 @@ class Hit(_message.Message):
     text: _builtins.str
     """Without id, which stands above. Empty with `ids_only`."""
     cross_score: _builtins.float
-    """What the cross-encoder gave it; hits that have one come first, in its order."""
+    """What the cross-encoder gave it, on its own scale; hits that have one come first, in its order."""
     @_builtins.property
     def fields(self) -> _containers.MessageMap[_builtins.str, _common_pb2.FieldValue]: ...
     def __init__(
@@ -258,7 +274,7 @@ class StageTiming(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     MILLISECONDS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """encode, coarse, rerank or payload."""
+    """encode, coarse, rerank, payload or cross_encode."""
     milliseconds: _builtins.float
     def __init__(
         self,
@@ -332,13 +348,17 @@ class CalibratedPlan(_message.Message):
     target_recall: _builtins.float
     """What was asked for."""
     measured_recall: _builtins.float
-    """What this plan was measured to reach, and its confidence interval."""
+    """What this plan was measured to reach, and its confidence interval; 0, 0 and 1 where it was not
+    measured: a class that is promised a recall answers with its own settings then.
+    """
     recall_low: _builtins.float
     recall_high: _builtins.float
     confidence: _builtins.float
-    """Of the interval: 0.95."""
+    """Of the interval: 0.95; 0 where nothing was measured."""
     reaches_target: _builtins.bool
-    """False where the deadline was too short for any plan that reaches the target."""
+    """False where the deadline was too short for any plan that reaches the target, or what was
+    measured no longer holds: TARGET_MISSED says why.
+    """
     def __init__(
         self,
         *,
@@ -379,13 +399,18 @@ class SearchResponse(_message.Message):
     CROSS_ENCODER_FIELD_NUMBER: _builtins.int
     certificate: _common_pb2.Certificate.ValueType
     failure_probability: _builtins.float
-    """The chance that the certificate is wrong; 0 when it rests on no probabilistic bound."""
+    """At most so often is an answer wrong that claims so little: over the random draw that all bounds
+    of this generation rest on. 0 when the certificate rests on no bound, and without a certificate.
+    """
     search_class: _builtins.str
     """The class that answered."""
     generation: _builtins.int
     """The generation that answered."""
     cross_encoder: _builtins.str
-    """The cross-encoder that ordered the first hits; empty where none did."""
+    """The cross-encoder that ordered the first hits; empty where none did. The certificate speaks of
+    cosines all the same: of which documents are the first by cosine, as many as the cross-encoder
+    was given to order (the class's count, or `k` where that is more), not of the order it made.
+    """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]: ...
     @_builtins.property
@@ -406,7 +431,7 @@ class SearchResponse(_message.Message):
 
     @_builtins.property
     def plan(self) -> Global___CalibratedPlan:
-        """Only with `target_recall`."""
+        """Only with `target_recall`, or where the class is promised one."""
 
     def __init__(
         self,
@@ -571,3 +596,50 @@ class GetDocumentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetDocumentsResponse: _TypeAlias = GetDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ListDocumentIdsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    page_token: _builtins.str
+    """From the response before; empty for the first part."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentIdsRequest: _TypeAlias = ListDocumentIdsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentIdsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty after the last part. A part may hold no ids and not be the last."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentIdsResponse: _TypeAlias = ListDocumentIdsResponse  # noqa: Y015

@@ -49,6 +49,11 @@ class QueryServiceStub(object):
                 request_serializer=nestvec_dot_v1_dot_query__pb2.GetDocumentsRequest.SerializeToString,
                 response_deserializer=nestvec_dot_v1_dot_query__pb2.GetDocumentsResponse.FromString,
                 _registered_method=True)
+        self.ListDocumentIds = channel.unary_unary(
+                '/nestvec.v1.QueryService/ListDocumentIds',
+                request_serializer=nestvec_dot_v1_dot_query__pb2.ListDocumentIdsRequest.SerializeToString,
+                response_deserializer=nestvec_dot_v1_dot_query__pb2.ListDocumentIdsResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer(object):
@@ -76,6 +81,14 @@ class QueryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDocumentIds(self, request, context):
+        """The ids of all documents, a part at a time, in no order. What is written or deleted meanwhile
+        may be in it or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +106,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetDocuments,
                     request_deserializer=nestvec_dot_v1_dot_query__pb2.GetDocumentsRequest.FromString,
                     response_serializer=nestvec_dot_v1_dot_query__pb2.GetDocumentsResponse.SerializeToString,
+            ),
+            'ListDocumentIds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocumentIds,
+                    request_deserializer=nestvec_dot_v1_dot_query__pb2.ListDocumentIdsRequest.FromString,
+                    response_serializer=nestvec_dot_v1_dot_query__pb2.ListDocumentIdsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +194,33 @@ class QueryService(object):
             '/nestvec.v1.QueryService/GetDocuments',
             nestvec_dot_v1_dot_query__pb2.GetDocumentsRequest.SerializeToString,
             nestvec_dot_v1_dot_query__pb2.GetDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocumentIds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nestvec.v1.QueryService/ListDocumentIds',
+            nestvec_dot_v1_dot_query__pb2.ListDocumentIdsRequest.SerializeToString,
+            nestvec_dot_v1_dot_query__pb2.ListDocumentIdsResponse.FromString,
             options,
             channel_credentials,
             insecure,

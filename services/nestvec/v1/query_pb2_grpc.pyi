@@ -39,6 +39,10 @@ class QueryServiceStub:
     """
     GetDocuments: _grpc.UnaryUnaryMultiCallable[_query_pb2.GetDocumentsRequest, _query_pb2.GetDocumentsResponse]
     """Documents by id, with their full vectors on request."""
+    ListDocumentIds: _grpc.UnaryUnaryMultiCallable[_query_pb2.ListDocumentIdsRequest, _query_pb2.ListDocumentIdsResponse]
+    """The ids of all documents, a part at a time, in no order. What is written or deleted meanwhile
+    may be in it or not.
+    """
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
@@ -51,6 +55,10 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """
     GetDocuments: _aio.UnaryUnaryMultiCallable[_query_pb2.GetDocumentsRequest, _query_pb2.GetDocumentsResponse]  # type: ignore[assignment]
     """Documents by id, with their full vectors on request."""
+    ListDocumentIds: _aio.UnaryUnaryMultiCallable[_query_pb2.ListDocumentIdsRequest, _query_pb2.ListDocumentIdsResponse]  # type: ignore[assignment]
+    """The ids of all documents, a part at a time, in no order. What is written or deleted meanwhile
+    may be in it or not.
+    """
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -78,5 +86,15 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_pb2.GetDocumentsResponse, _abc.Awaitable[_query_pb2.GetDocumentsResponse]]:
         """Documents by id, with their full vectors on request."""
+
+    @_abc_1.abstractmethod
+    def ListDocumentIds(
+        self,
+        request: _query_pb2.ListDocumentIdsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_pb2.ListDocumentIdsResponse, _abc.Awaitable[_query_pb2.ListDocumentIdsResponse]]:
+        """The ids of all documents, a part at a time, in no order. What is written or deleted meanwhile
+        may be in it or not.
+        """
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

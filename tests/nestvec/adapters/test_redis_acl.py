@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from nestvec.adapters.redis_keys import Keyspace
 from nestvec.adapters.redis_registry import RedisRegistry
 from nestvec.adapters.redis_settings import RedisSettings
 from nestvec.adapters.redis_store import RedisStore
+from nestvec.core.collection import Collection
 from nestvec.core.errors import StoreUnavailable
+from nestvec.core.migration import Migration, MigrationWish
 from tests.support.redis_servers import LocalCluster, Server
 from tests.support.stores import (
     a_collection,
@@ -89,8 +92,47 @@ async def use_all(store: RedisStore) -> None:
     back = await store.create_collection(a_collection("back"), {})
     pages = [page async for page in store.documents(docs, 0)]
     await store.restore(back, 0, pages[0], 99 << 32)
+    await move(store, docs)
     await store.drop_collection(docs)
     await store.drop_collection(back)
+
+
+async def move(store: RedisStore, docs: Collection) -> None:
+    """To another generation, and all that is read and kept on the way."""
+    beside = await store.add_generation(a_collection(), {"rotation": b"n"})
+    await store.catalogue_revision()
+    assert (await store.listing()).beside == (beside,)
+    live: list[str] = []
+    buried: list[str] = []
+    for partition in range(docs.partitions):
+        async for entries in store.entries(docs, partition):
+            live += [one.external_id for one in entries]
+        async for tombstones in store.tombstones(docs, partition):
+            buried += [name for name, _ in tombstones]
+    assert sorted(live) == sorted(NAMES[5:])
+    assert not set(live) & set(buried)
+    await store.versions(docs, NAMES)
+    await store.live_documents(docs, await store.find(docs, NAMES[5:9]), True)
+    await store.put_newer(beside, some_records(NAMES))
+    begun = Migration(
+        docs.name,
+        docs.generation,
+        MigrationWish(),
+        target=beside.generation,
+        serving=docs.generation,
+    )
+    assert await store.claim_migration("docs", "me", 9.0)
+    before = await store.change_migration(None, begun, "me")
+    assert before is not None
+    assert await store.migration("docs") == before
+    after = replace(before, serving=beside.generation)
+    assert await store.switch_generation(before, after, "me") is not None
+    await store.release_migration("docs", "me")
+    await store.set_tally("docs", "positions", {"1": 1})
+    await store.add_to_tally("docs", "positions", {"1": 1})
+    assert await store.tally("docs", "positions") == {"1": 2}
+    await store.drop_tally("docs", "positions")
+    await store.drop_collection(beside)
 
 
 async def test_the_least_rules_are_enough(

@@ -398,7 +398,8 @@ async def test_dropping_deletes_every_key_but_the_catalogue_s_own(
     await store.advance_stream(docs, "s", 0, b"1234")
     await tidy_all(store, docs, 1)
     await store.drop_collection(docs)
-    kept = [f"nestvec:{{catalogue}}:{name}" for name in ("format", "generations", "primary")]
+    names = ("format", "generations", "primary", "revision")
+    kept = [f"nestvec:{{catalogue}}:{name}" for name in names]
     assert sorted(key.decode() for key in raw.scan_iter()) == kept
 
 

@@ -225,6 +225,8 @@ def test_records_are_pinned() -> None:
         "restoring": False,
         "coarse_code": "auto",
         "evidence": {"budget": None, "measured": [], "override": ""},
+        "model": None,
+        "calibration": None,
     }
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nestvec.adapters.models import load_model
 from nestvec.adapters.models.memory import HashModel
+from nestvec.batching.lanes import tokens_of
 from nestvec.core.arrays import Floats
 from nestvec.core.errors import (
     BudgetSpent,
@@ -26,7 +27,6 @@ from nestvec.core.ports import EmbeddingModel
 from nestvec.core.space import Prompts, Role
 from nestvec.core.tiers import prepare
 from nestvec.encoder.app import EncoderApp, EncoderLimits
-from nestvec.batching.lanes import tokens_of
 from tests.support.rooms import eventually
 
 PATIENT_S = 30.0

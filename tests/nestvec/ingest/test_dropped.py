@@ -10,6 +10,7 @@ import pytest
 from nestvec.admin.app import StoredCatalogue
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
+from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import NotFound, StoreUnavailable
 from nestvec.core.ports import FixedShards, Placed, StoreRecord
 from nestvec.ingest.app import IngestApp
@@ -45,7 +46,7 @@ def unaware(desk: Desk) -> IngestApp:
     """A server that keeps what it knows of collections at hand."""
     return IngestApp(
         StoredCatalogue(desk.store),
-        desk.encoder,
+        FixedEncoders(desk.encoder),
         FixedShards(desk.shards),
         desk.store,
         32_768,

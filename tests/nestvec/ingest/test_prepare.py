@@ -14,6 +14,7 @@ from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Floats
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
+from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import (
     BudgetSpent,
     NestvecError,
@@ -68,7 +69,9 @@ async def prepared(
     spy: SpyEncoder | None = None,
 ) -> Prepared:
     encoder = spy or EncoderApp(model, EncoderLimits(max_texts=50))
-    return await Preparer(encoder, MAX_TEXT_BYTES).prepare(collection, items, has_space)
+    return await Preparer(FixedEncoders(encoder), MAX_TEXT_BYTES).prepare(
+        collection, items, has_space
+    )
 
 
 def taken(prepared: Prepared) -> list[str]:

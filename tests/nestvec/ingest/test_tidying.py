@@ -89,7 +89,7 @@ async def test_what_a_crash_left_is_freed_by_the_next_process() -> None:
 async def test_a_store_and_shards_that_fail_are_tried_again() -> None:
     async with open_desk() as desk:
         down = raising(StoreUnavailable("down"))
-        desk.store.faults.before["collections"] = [down] * 3
+        desk.store.faults.before["listing"] = [down] * 3
         desk.store.faults.before["tidy"] = [down] * 3
         desk.shards[0].faults.before["progress"] = [raising(WorkerUnavailable("down"))] * 3
         await change_some(desk)

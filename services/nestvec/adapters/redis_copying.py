@@ -1,0 +1,114 @@
+"""What a copier reads of a collection on a Redis-protocol server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from nestvec.adapters.redis_client import RedisClient
+from nestvec.adapters.redis_keys import Keyspace, read_entry, read_tombstone
+from nestvec.adapters.redis_pool import Command
+from nestvec.adapters.redis_reads import RedisReads, chunks
+from nestvec.adapters.store_rules import by_partition, external_id_in
+from nestvec.core.arrays import Ids
+from nestvec.core.collection import Collection
+from nestvec.core.placement import split_id
+from nestvec.core.ports import StoredDocument, StoredVersion
+
+_FIELDS_PER_STEP = 512
+
+
+class RedisCopying:
+    """Documents by name and version, and whole ones by internal id."""
+
+    def __init__(self, client: RedisClient, keys: Keyspace, reads: RedisReads) -> None:
+        self._client = client
+        self._keys = keys
+        self._reads = reads
+
+    async def entries(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredVersion]]:
+        """A map entry that cannot be read is passed over."""
+        async for pairs in self._scan(self._keys.of(collection).ids[partition]):
+            found = [
+                StoredVersion(name.decode(), *entry)
+                for name, value in pairs
+                if (entry := read_entry(value)) is not None
+            ]
+            if found:
+                yield found
+
+    async def tombstones(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[tuple[str, int]]]:
+        """One that cannot be read is passed over."""
+        async for pairs in self._scan(self._keys.of(collection).tombstones[partition]):
+            found = [
+                (name.decode(), version)
+                for name, value in pairs
+                if (version := read_tombstone(value)) is not None
+            ]
+            if found:
+                yield found
+
+    async def _scan(self, key: bytes) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+        cursor = b"0"
+        while True:
+            cursor, fields = await self._client.call(
+                b"HSCAN", key, cursor, b"COUNT", _FIELDS_PER_STEP
+            )
+            pairs = list(zip(fields[::2], fields[1::2], strict=True))
+            # A small hash comes whole, whatever the count.
+            for start in range(0, len(pairs), _FIELDS_PER_STEP):
+                yield pairs[start : start + _FIELDS_PER_STEP]
+            if cursor == b"0":
+                return
+
+    async def versions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[StoredVersion | None]:
+        """One round trip up to 1,000 ids. A map entry that cannot be read stands for nothing."""
+        maps = self._keys.of(collection).ids
+        found: list[StoredVersion | None] = [None] * len(external_ids)
+        for start, chunk in chunks(external_ids):
+            groups = by_partition(chunk, collection)
+            commands: list[Command] = [
+                (b"HMGET", maps[partition], *(chunk[at].encode() for at in group))
+                for partition, group in groups.items()
+            ]
+            answers = await self._client.batch(commands)
+            for group, values in zip(groups.values(), answers, strict=True):
+                for at, value in zip(group, values, strict=True):
+                    entry = None if value is None else read_entry(value)
+                    if entry is not None:
+                        found[start + at] = StoredVersion(chunk[at], *entry)
+        return found
+
+    async def live_documents(
+        self, collection: Collection, ids: Ids, with_vectors: bool
+    ) -> list[StoredDocument | None]:
+        """Payloads first, for the names; then the id map says which of them still stand."""
+        keys = self._keys.of(collection)
+        payloads = await self._reads.values(keys.payloads(ids))
+        names = [external_id_in(payload) for payload in payloads]
+        known = [at for at, name in enumerate(names) if name is not None]
+        stands = await self.versions(collection, [names[at] or "" for at in known])
+        found: list[StoredDocument | None] = [None] * len(ids)
+        for at, entry in zip(known, stands, strict=True):
+            if entry is not None and entry.sequence == split_id(int(ids[at]))[1]:
+                found[at] = StoredDocument(
+                    entry.external_id, entry.sequence, entry.version, None, payloads[at]
+                )
+        if with_vectors:
+            await self._add_vectors(keys.vectors(ids), found)
+        return found
+
+    async def _add_vectors(self, keys: list[bytes], found: list[StoredDocument | None]) -> None:
+        places = [at for at, one in enumerate(found) if one is not None]
+        values = await self._reads.values([keys[at] for at in places])
+        for at, value in zip(places, values, strict=True):
+            one = found[at]
+            assert one is not None
+            found[at] = StoredDocument(
+                one.external_id, one.sequence, one.version, value, one.payload
+            )

@@ -1,0 +1,412 @@
+"""Copying one collection into another by following its log, as a shard of the coarse tier does.
+
+Every document keeps its version, and the greater one stands at the sink: so a batch may be copied
+twice, and two copiers may run against each other. Where the log does not continue from where the
+copier stands (it has just begun, entries were trimmed, a store lost its last writes) the partition
+is compared by ids and versions, and only what differs is read and copied: filling is comparing with
+nothing.
+
+What comparing cannot see: a deletion that nobody remembers any more, once the sink takes writes of
+its own; and a document that was written again at the version it had, with other content. Both take
+a copier that was away longer than tombstones are kept, or longer than the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nestvec.core.arrays import Ids
+from nestvec.core.collection import Collection
+from nestvec.core.placement import internal_ids, partition_of, split_id
+from nestvec.core.ports import (
+    Deleted,
+    LogBatch,
+    Placed,
+    StoredDocument,
+    StoreDeletion,
+    StoredVersion,
+    StoreRecord,
+)
+from nestvec.core.watermark import follows, split_sequence
+from nestvec.replication.pace import Pace
+from nestvec.replication.transform import Transform
+from nestvec.telemetry.logs import logger
+
+_EPOCH = "epoch-"
+# Partitions that are compared side by side: each waits mostly for the store and the encoder.
+_AT_ONCE = 8
+_log = logger()
+
+
+class CopySource(Protocol):
+    """What a copier asks of the store that it reads. A part of VectorStore."""
+
+    async def positions(self, collection: Collection, partitions: range) -> dict[int, int]: ...
+
+    async def read_log(
+        self, collection: Collection, after: Mapping[int, int], limit: int
+    ) -> list[LogBatch]: ...
+
+    def entries(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredVersion]]: ...
+
+    def tombstones(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[tuple[str, int]]]: ...
+
+    async def versions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[StoredVersion | None]: ...
+
+    async def live_documents(
+        self, collection: Collection, ids: Ids, with_vectors: bool
+    ) -> list[StoredDocument | None]: ...
+
+
+class CopySink(Protocol):
+    """What a copier asks of the store that it fills. A part of VectorStore."""
+
+    def entries(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredVersion]]: ...
+
+    async def versions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[StoredVersion | None]: ...
+
+    async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]: ...
+
+    async def put_newer(
+        self, collection: Collection, records: Sequence[StoreRecord]
+    ) -> list[Placed]: ...
+
+    async def delete(
+        self, collection: Collection, deletions: Sequence[StoreDeletion]
+    ) -> list[Deleted]: ...
+
+
+class PositionKeeper(Protocol):
+    """Where a copier's positions outlive it."""
+
+    async def load(self) -> dict[str, int]: ...
+
+    async def save(self, numbers: Mapping[str, int]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A collection, and the store that holds it."""
+
+    collection: Collection
+    store: CopySource
+
+    @property
+    def partitions(self) -> range:
+        """All of them."""
+        return range(self.collection.partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkEnd:
+    """As End, of what is filled."""
+
+    collection: Collection
+    store: CopySink
+
+
+@dataclass(slots=True)
+class Figures:
+    """Since the copier was made. refused: external id -> why it could not be carried over."""
+
+    copied: int = 0
+    deleted: int = 0
+    compared: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Copier:
+    """One direction. Not for two tasks at once.
+
+    alone: nobody else writes to the sink, so what the source does not have is deleted there, and
+    what was written again at the version it had is copied again. batch: documents at once.
+    """
+
+    def __init__(
+        self,
+        source: End,
+        sink: SinkEnd,
+        transform: Transform,
+        keeper: PositionKeeper,
+        pace: Pace,
+        *,
+        alone: bool,
+        batch: int = 256,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._transform = transform
+        self._keeper = keeper
+        self._pace = pace
+        self._alone = alone
+        self._batch = batch
+        self._positions: dict[int, int] | None = None
+        # In which epoch each partition of the sink was written, as of when it was last compared,
+        # or first written; and those found in a later one since, which may have lost what came
+        # last.
+        self._epochs: dict[int, int] = {}
+        self._doubtful: dict[int, int] = {}
+        self.figures = Figures()
+
+    @property
+    def partitions(self) -> range:
+        """Of the source."""
+        return self._source.partitions
+
+    # --- where it stands ------------------------------------------------------------------------
+
+    async def _load(self) -> dict[int, int]:
+        if self._positions is None:
+            kept = await self._keeper.load()
+            self._epochs = {
+                int(name.removeprefix(_EPOCH)): number
+                for name, number in kept.items()
+                if name.startswith(_EPOCH)
+            }
+            self._positions = {
+                int(name): number for name, number in kept.items() if name.isdecimal() and number
+            }
+        return self._positions
+
+    async def _advance(self, positions: Mapping[int, int]) -> None:
+        """What is in the sink now. It is saved last: what is copied twice does no harm."""
+        known = await self._load()
+        numbers = {str(partition): position for partition, position in positions.items()}
+        numbers |= {f"{_EPOCH}{partition}": epoch for partition, epoch in self._epochs.items()}
+        await self._keeper.save(numbers)
+        known.update(positions)
+
+    async def lag(self) -> int:
+        """How many changes of the source are not in the sink. Of a partition that was never
+        compared, every one that it ever had.
+        """
+        known = await self._load()
+        there = await self._source.store.positions(self._source.collection, self._source.partitions)
+        return sum(
+            max(0, split_sequence(position)[1] - split_sequence(known.get(partition, 0))[1])
+            for partition, position in there.items()
+        )
+
+    async def has_reached(self, wanted: Mapping[int, int]) -> bool:
+        """Whether everything up to some positions of the source is in the sink."""
+        known = await self._load()
+        return all(known.get(partition, 0) >= position for partition, position in wanted.items())
+
+    async def start_from(self, positions: Mapping[int, int]) -> None:
+        """All up to there is known to be in the sink already."""
+        await self._advance(positions)
+
+    # --- one step -------------------------------------------------------------------------------
+
+    async def look(self) -> bool:
+        """Copy some of what is new, or compare one partition. Returns whether there was anything.
+        Raises what the stores and the transform raise; then it may be called again.
+        """
+        source = self._source
+        known = await self._load()
+        there = await source.store.positions(source.collection, source.partitions)
+        fresh = [p for p, position in there.items() if position and p not in known]
+        lost = [p for p, position in there.items() if position < known.get(p, 0)]
+        lost += list(self._doubtful)
+        if fresh or lost:
+            await self.compare((fresh or lost)[:_AT_ONCE])
+            return True
+        behind = {p: known[p] for p, position in there.items() if position > known.get(p, 0)}
+        if not behind:
+            return False
+        batches = await source.store.read_log(source.collection, behind, self._batch)
+        sound = [one for one in batches if follows(behind[one.partition], one.first)]
+        await self._apply(sound)
+        gaps = [one.partition for one in batches if one not in sound]
+        # Where the store says that there is more and the log has none of it, all was trimmed.
+        gaps += sorted(behind.keys() - {one.partition for one in batches})
+        for partition in gaps:
+            _log.warning(
+                "copying.log_gap",
+                collection=source.collection.name,
+                generation=source.collection.generation,
+                partition=partition,
+            )
+        await self.compare(gaps)
+        return True
+
+    async def _apply(self, batches: Sequence[LogBatch]) -> None:
+        if not batches:
+            return
+        await self._delete([deletion for one in batches for deletion in one.deletions])
+        added = [internal for one in batches for internal in one.added.tolist()]
+        for start in range(0, len(added), self._batch):
+            await self._copy_ids(added[start : start + self._batch], rewritten=self._alone)
+        await self._advance({one.partition: one.last for one in batches})
+
+    # --- comparing ------------------------------------------------------------------------------
+
+    async def compare(self, partitions: Iterable[int]) -> None:
+        """Bring the sink in line with some partitions of the source, several at a time. Raises the
+        first error, when the others are done.
+        """
+        waiting = list(partitions)
+        while waiting:
+            some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+            done = await asyncio.gather(
+                *(self._compare_one(partition) for partition in some), return_exceptions=True
+            )
+            for error in done:
+                if error is not None:
+                    raise error
+
+    async def _compare_one(self, partition: int) -> None:
+        """Its position is read first: what changes meanwhile is in the log after it."""
+        source = self._source
+        there = await source.store.positions(source.collection, range(partition, partition + 1))
+        epoch = self._doubtful.get(partition, 0)
+        async for buried in source.store.tombstones(source.collection, partition):
+            await self._delete(buried)
+        async for entries in source.store.entries(source.collection, partition):
+            await self._copy_missing(entries)
+        if self._alone:
+            await self._delete_surplus(partition)
+        if epoch:
+            self._epochs[partition] = epoch
+        if self._doubtful.get(partition, 0) == epoch:
+            self._doubtful.pop(partition, None)
+        await self._advance({partition: there[partition]})
+        self.figures.compared += 1
+
+    async def _copy_missing(self, entries: Sequence[StoredVersion]) -> None:
+        for start in range(0, len(entries), self._batch):
+            some = entries[start : start + self._batch]
+            stands = await self._versions_there([one.external_id for one in some])
+            missing = [
+                one
+                for one, other in zip(some, stands, strict=True)
+                if other is None or other < one.version
+            ]
+            partitions = [
+                partition_of(one.external_id, self._source.collection.partitions) for one in missing
+            ]
+            ids = internal_ids(partitions, [one.sequence for one in missing])
+            read = await self._copy_ids(ids.tolist(), rewritten=False)
+            await self._refuse_unread([one for one in missing if one.external_id not in read])
+
+    async def _refuse_unread(self, entries: Sequence[StoredVersion]) -> None:
+        """Of what the id map names and could not be read: it stands still, or is another by now."""
+        if not entries:
+            return
+        source = self._source
+        stands = await source.store.versions(
+            source.collection, [one.external_id for one in entries]
+        )
+        for one, other in zip(entries, stands, strict=True):
+            if other == one:
+                self.figures.refused[one.external_id] = "its payload is missing or damaged"
+
+    async def _delete_surplus(self, partition: int) -> None:
+        """What the source no longer has, and does not remember to have deleted.
+
+        A sink with as many partitions has it in the same one; of another number, all are gone
+        through with each.
+        """
+        sink, source = self._sink, self._source
+        same = sink.collection.partitions == source.collection.partitions
+        for there in [partition] if same else range(sink.collection.partitions):
+            async for entries in sink.store.entries(sink.collection, there):
+                mine = [
+                    one
+                    for one in entries
+                    if same
+                    or partition_of(one.external_id, source.collection.partitions) == partition
+                ]
+                stands = await source.store.versions(
+                    source.collection, [one.external_id for one in mine]
+                )
+                await self._delete(
+                    [
+                        (one.external_id, one.version)
+                        for one, other in zip(mine, stands, strict=True)
+                        if other is None
+                    ]
+                )
+
+    async def _versions_there(self, external_ids: Sequence[str]) -> list[int | None]:
+        found = await self._sink.store.versions(self._sink.collection, external_ids)
+        return [None if one is None else one.version for one in found]
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def _delete(self, deletions: Sequence[tuple[str, int]]) -> None:
+        """Also where the sink knows nothing of it: an older write may still be on its way."""
+        newest: dict[str, int] = {}
+        for external_id, version in deletions:
+            newest[external_id] = max(version, newest.get(external_id, 0))
+            self.figures.refused.pop(external_id, None)
+        asked = [StoreDeletion(name, version, remember=True) for name, version in newest.items()]
+        for start in range(0, len(asked), self._batch):
+            some = asked[start : start + self._batch]
+            answers = await self._sink.store.delete(self._sink.collection, some)
+            self.figures.deleted += sum(one.internal_id >= 0 for one in answers)
+            self._see_epochs(one.position for one in answers)
+
+    async def _copy_ids(self, ids: Sequence[int], rewritten: bool) -> set[str]:
+        """Documents by internal ids of the source. Returns the external ids of those that were
+        read; what was replaced or deleted by now is passed over: a later entry of the log tells of
+        it. rewritten: also those that stand in the sink at the same version.
+        """
+        if not ids:
+            return set()
+        source = self._source
+        wanted = internal_ids(*zip(*map(split_id, ids), strict=True))
+        documents = [
+            one
+            for one in await source.store.live_documents(
+                source.collection, wanted, self._transform.needs_vectors
+            )
+            if one is not None
+        ]
+        read = {one.external_id for one in documents}
+        stands = await self._versions_there([one.external_id for one in documents])
+        missing = [
+            one
+            for one, other in zip(documents, stands, strict=True)
+            if other is None or other < one.version or (rewritten and other == one.version)
+        ]
+        if not missing:
+            return read
+        await self._pace.take(len(missing))
+        done = await self._transform.apply(missing)
+        sink = self._sink
+        put = sink.store.put if self._alone else sink.store.put_newer
+        placed = await put(sink.collection, done.records) if done.records else []
+        self._see_epochs(one.internal_id for one in placed)
+        self.figures.copied += len(placed)
+        for record in done.records:
+            self.figures.refused.pop(record.external_id, None)
+        self.figures.refused.update(done.refused)
+        return read
+
+    def _see_epochs(self, ids: Iterable[int]) -> None:
+        """A partition of the sink that is written in a later epoch than before may have lost what
+        came last: it is compared again.
+        """
+        same = self._sink.collection.partitions == self._source.collection.partitions
+        for internal in ids:
+            if internal < 0:
+                continue
+            partition, sequence = split_id(internal)
+            epoch = split_sequence(sequence)[0]
+            if epoch > self._epochs.setdefault(partition, epoch):
+                lost = [partition] if same else self._source.partitions
+                self._doubtful.update((one, epoch) for one in lost)
