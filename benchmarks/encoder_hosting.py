@@ -36,11 +36,11 @@ import typer
 
 from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Floats
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import NestvecError
 from nestvec.core.space import Role
 from nestvec.encoder import servicer
 from nestvec.encoder.app import EncoderApp, EncoderLimits
+from nestvec.encoders import FixedEncoders
 from nestvec.quality.timing import summarise
 from nestvec.rpc.clients import RemoteEncoder, channel_to
 from nestvec.rpc.server import Server, ServerLimits

@@ -27,7 +27,6 @@ from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
 from nestvec.core.coverage import DegradationKind
 from nestvec.core.document import Document
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import (
     BudgetSpent,
     DegenerateVector,
@@ -52,6 +51,7 @@ from nestvec.core.space import Role
 from nestvec.core.watermark import Watermark
 from nestvec.encoder import servicer as encoder_servicer
 from nestvec.encoder.app import EncoderApp
+from nestvec.encoders import FixedEncoders
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Item
 from nestvec.query.answer import Answer

@@ -15,13 +15,13 @@ from nestvec.adapters.models.memory import HashModel
 from nestvec.adapters.opening import open_registry
 from nestvec.config import Settings
 from nestvec.core.arrays import Floats
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import ConfigError
 from nestvec.core.members import Member, MemberRole, MemberState
 from nestvec.core.ports import Registry
 from nestvec.core.space import Role
 from nestvec.encoder import servicer as encoder_servicer
 from nestvec.encoder.app import EncoderApp
+from nestvec.encoders import FixedEncoders
 from nestvec.membership.lease import Lease
 from nestvec.rpc.clients import RemoteEncoder, channel_to
 from nestvec.serving import Hosted, Offer, advertised, host, member_of

@@ -15,7 +15,6 @@ from nestvec.admin.app import AdminApp, CollectionWish, StoredCatalogue
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_to_bytes
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.ports import (
     BlobStore,
@@ -31,6 +30,7 @@ from nestvec.core.ports import (
 )
 from nestvec.core.space import Role
 from nestvec.core.watermark import Watermark
+from nestvec.encoders import FixedEncoders
 from tests.nestvec.core.synthetic import mrl_like
 from tests.support.rooms import SPACE
 from tests.support.stores import own_store, some_deletions

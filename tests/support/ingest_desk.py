@@ -12,7 +12,6 @@ from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_from_bytes
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import BudgetSpent, NotFound
 from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.migration import Listing
@@ -29,6 +28,7 @@ from nestvec.core.ports import (
 )
 from nestvec.core.watermark import Watermark
 from nestvec.encoder.app import EncoderApp
+from nestvec.encoders import FixedEncoders
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Ack, Item, Outcome
 from nestvec.ingest.options import IngestOptions

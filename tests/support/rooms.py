@@ -21,7 +21,6 @@ from nestvec.core.arrays import Floats, Ids
 from nestvec.core.codec import VectorDtype
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, FieldValue, payload_to_bytes
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.fields import FieldSchema
 from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.placement import internal_id, split_id
@@ -49,6 +48,7 @@ from nestvec.core.sketch import TailSketch, random_dither, random_rotation
 from nestvec.core.space import Role, Space
 from nestvec.core.watermark import Watermark, sequence_of, split_sequence
 from nestvec.encoder.app import EncoderApp
+from nestvec.encoders import FixedEncoders
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Item, Outcome
 from nestvec.ingest.options import IngestOptions

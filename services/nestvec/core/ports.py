@@ -77,7 +77,7 @@ class ServedModel:
 
 class Encoders(Protocol):
     """The encoders of one server, one a space: a collection is asked in its own, and while it moves
-    to a new model there are two. For a collection's: `core.encoders.encoder_of`.
+    to a new model there are two. For a collection's: `nestvec.encoders.encoder_of`.
     """
 
     @property

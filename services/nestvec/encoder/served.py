@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 
 from nestvec.core.collection import Collection
-from nestvec.core.encoders import other_space
 from nestvec.core.errors import (
     ConfigError,
     InvalidRequest,
@@ -24,6 +23,7 @@ from nestvec.core.model_spec import ModelSpec
 from nestvec.core.ports import Encoder, ServedModel
 from nestvec.core.space import Space
 from nestvec.encoder.lazy import LazyModel
+from nestvec.encoders import other_space
 from nestvec.telemetry.logs import logger
 
 # After a failure: a folder may be mounted later, a network come back.

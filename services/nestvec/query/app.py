@@ -16,7 +16,6 @@ from nestvec.core.budget import Budget
 from nestvec.core.collection import Collection
 from nestvec.core.coverage import DegradationKind
 from nestvec.core.document import check_text
-from nestvec.core.encoders import encoder_of
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
@@ -41,6 +40,7 @@ from nestvec.core.ports import (
 )
 from nestvec.core.space import Role
 from nestvec.core.watermark import Watermark
+from nestvec.encoders import encoder_of
 from nestvec.query.admission import Admission
 from nestvec.query.answer import Answer, Timings, admit_names_only, admit_rerank, fill_in
 from nestvec.query.cross_encoding import CrossEncoding

@@ -137,6 +137,8 @@ def test_degradations_keep_their_names() -> None:
         "vector_missing",
         "vector_corrupt",
         "payload_missing",
+        "cross_encoder_skipped",
+        "target_missed",
     ]
     degradation = Degradation(DegradationKind.SHARD_MISSING, "shard 3: no answer in 50 ms")
     assert degradation.kind == "shard_missing"

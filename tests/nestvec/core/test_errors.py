@@ -30,6 +30,7 @@ from nestvec.core.errors import (
     TierNotTrained,
     Unauthenticated,
     WorkerUnavailable,
+    WouldNotFit,
 )
 
 _BRANCH = re.compile(
@@ -50,6 +51,7 @@ ONE_OF_EACH: list[NestvecError] = [
     LeaseLost("the lease has ended"),
     BelowCoverage(0.5, 0.9, "1 of 2 shards answered"),
     BudgetSpent("coarse"),
+    WouldNotFit("cross_encode", 0.5, 0.1),
     CorruptVector("7", "3 bytes, expected 24"),
     StreamConflict("nightly", 17),
     StreamTakenOver("nightly"),

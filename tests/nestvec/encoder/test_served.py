@@ -10,7 +10,6 @@ import pytest
 
 from nestvec.adapters.models.memory import HashModel
 from nestvec.core.collection import Collection
-from nestvec.core.encoders import encoder_of
 from nestvec.core.errors import (
     BudgetSpent,
     ConfigError,
@@ -24,6 +23,7 @@ from nestvec.core.space import Role
 from nestvec.encoder.app import EncoderApp
 from nestvec.encoder.lazy import LazyModel
 from nestvec.encoder.served import _MOST_NAMED, ServedEncoders
+from nestvec.encoders import encoder_of
 from tests.support.faults import PATIENT_S, eventually
 
 DEFAULT = HashModel(16)

@@ -9,11 +9,11 @@ import pytest
 
 from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Floats
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.ports import Encoder
 from nestvec.core.space import Role, Space
 from nestvec.encoder.app import EncoderApp
+from nestvec.encoders import FixedEncoders
 from nestvec.query.kept import KeptEncoders
 
 PATIENT_S = 10.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from nestvec.adapters.models.memory import HashModel
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import InvalidRequest, SpaceMismatch
 from nestvec.core.model_spec import ModelSpec
 from nestvec.encoder.app import EncoderApp
+from nestvec.encoders import FixedEncoders
 
 ENCODERS = FixedEncoders(EncoderApp(HashModel(16)), (EncoderApp(HashModel(32)),))
 
