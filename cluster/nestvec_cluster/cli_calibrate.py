@@ -150,7 +150,9 @@ def learn(
         described = wait_until_settled(client, collection)
     with phases.timed("truth", "searching exactly") as meter:
         vectors = encode_queries(client.address.split(",")[0], texts.texts)
-        depth = max(one.k for one in chosen)
+        # Where a cross-encoder orders the hits, a recall is of those that it is given.
+        hits = {one.name: max(one.k, one.cross_encode) for one in chosen}
+        depth = max(hits.values())
         asked = find_truth(client, collection, vectors, depth, meter)
     half = (len(texts.texts) + 1) // 2
     train, held_out = asked.part(slice(half)), asked.part(slice(half, None))
@@ -159,11 +161,12 @@ def learn(
     checks: dict[str, list[TargetCheck]] = {}
     for one in chosen:
         with phases.timed(one.name, f"measuring {one.name}") as meter:
-            calibrating = Calibrating(client, collection, one.name, one.k)
+            k = hits[one.name]
+            calibrating = Calibrating(client, collection, one.name, k)
             widths = [width for width in wishes.widths if width <= most]
-            grid = plans(described.tiers, widths, wishes.bounds_z, one.k, one.rerank)
+            grid = plans(described.tiers, widths, wishes.bounds_z, k, one.rerank)
             points = calibrating.points(grid, train, wishes.timed, meter)
-            measured.append(ClassCalibration(one.name, one.k, points))
+            measured.append(ClassCalibration(one.name, k, points))
             checks[one.name] = _checked(calibrating, measured[-1], held_out, wishes.targets)
     calibration = calibration_of(_same(client, described), texts.source, half, measured)
     return Learned(calibration, checks, len(held_out.truth))

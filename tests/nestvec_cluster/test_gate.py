@@ -44,7 +44,7 @@ def test_a_release_is_decided_and_held_against_the_one_before(tmp_path: Path) ->
     failed = [name for name, one in findings.items() if one["outcome"] == "failed"]
     assert failed == ["least tier of analyst"]
     assert findings["stored bytes"]["outcome"] == "passed"
-    assert "FAILED least tier of analyst: searched at 256, least 512" in ran.out
+    assert "FAILED  least tier of analyst: searched at 256, least 512" in ran.out
     assert not never.exists()
 
 

@@ -246,7 +246,8 @@ def _bounded(
     # Only where every document that matches was bounded is anything known of those not returned.
     rest_upper, rest_width = None, 0.0
     if len(columns) == matching:
-        rest_upper = float(uppers[rest[0]]) if len(rest) else -np.inf
+        # A bound that is no number is none: NaN stays NaN.
+        rest_upper = float(uppers[rest].max(initial=-np.inf))
         rest_width = float(half_widths[rest].max(initial=0.0))
     return CoarseHits(
         columns.ids[best],

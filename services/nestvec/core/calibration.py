@@ -101,8 +101,9 @@ class ClassCalibration:
 
     def usable(self, k: int, dims: Iterable[int], most: int) -> list[CalibratedPoint]:
         """Those that may answer a search of `k` hits over tiers `dims` and at most so many
-        candidates. A rerank that finds the best k of those it measured finds fewer of them as
-        surely; an order of the coarse tier's own says nothing of its beginning.
+        candidates. Fewer hits are the first of as many as were measured, where those are reranked:
+        a rerank that stopped for fewer would be another plan; an order of the coarse tier's own
+        says nothing of its beginning.
         """
         served = frozenset(dims)
         return [

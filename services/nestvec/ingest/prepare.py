@@ -9,7 +9,6 @@ import numpy as np
 from nestvec.core.arrays import Floats
 from nestvec.core.collection import Collection
 from nestvec.core.document import check_id, check_text
-from nestvec.core.encoders import encoder_of
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
@@ -21,6 +20,7 @@ from nestvec.core.fields import check_values
 from nestvec.core.ports import Encoder, Encoders
 from nestvec.core.space import Role
 from nestvec.core.tiers import truncate
+from nestvec.encoders import encoder_of
 from nestvec.ingest.batch import Item, Prepared, Refusal
 
 _ENCODE_TIMEOUT_S = 120.0
@@ -60,7 +60,7 @@ class Preparer:
         return prepared
 
     async def encoder_of(self, collection: Collection, timeout_s: float) -> Encoder:
-        """What makes vectors of the collection. Raises as core.encoders.encoder_of does."""
+        """What makes vectors of the collection. Raises as nestvec.encoders.encoder_of does."""
         return await encoder_of(self._encoders, collection, "send its vectors", timeout_s)
 
     def _check(self, collection: Collection, item: Item, has_space: bool) -> None:

@@ -174,7 +174,9 @@ class QueryApp:
             if plan.promise is not None and plan.promise.missed:
                 answer.degrade(DegradationKind.TARGET_MISSED, plan.promise.missed)
             ids = await self._complete(answer, vector, hits, options, budget)
-            if self._sampler is not None:
+            # Another generation, or a caller's own knobs: no figure of what the class serves.
+            live = collection_name == collection.name and not options.knobs
+            if self._sampler is not None and live:
                 self._sampler.offer(answer, vector, hits, ids, found, began_s)
             answers.append(answer)
         texts = None if isinstance(queries, Vectors) else queries
@@ -264,7 +266,7 @@ class QueryApp:
             collection,
             held,
             plan.search_class.name,
-            plan.k,
+            plan.reads,
             left_s * 1e3 / queries,
         )
         return plan.by(kept)

@@ -133,7 +133,7 @@ class CrossEncoding:
             # The port's promise is not relied on: what is optional must not cost the answer.
             async with asyncio.timeout(left_s):
                 scores = np.asarray(await scorer.score(text, documents, left_s), np.float32)
-        except (WouldNotFit, Overloaded) as error:
+        except (WouldNotFit, Overloaded, InvalidRequest) as error:
             raise _Skipped(str(error)) from None
         except (BudgetSpent, TimeoutError):
             if left_s < _SLOWLY_S:

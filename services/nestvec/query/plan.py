@@ -124,7 +124,7 @@ class Plan:
     @property
     def reads(self) -> int:
         """How many hits are put into order by cosine, and read."""
-        return max(self.k, self.cross_encode)
+        return max(self.k, self.cross_encode, 0 if self.promise is None else self.promise.k)
 
     @property
     def certified_k(self) -> int:

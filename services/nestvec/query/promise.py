@@ -28,7 +28,8 @@ from nestvec.core.errors import InvalidRequest, NotCalibrated
 class Promise:
     """A recall, above 0 and at most 1. asked: by the caller; otherwise the class has it. point: the
     plan as it was measured; None where the class's own settings run. confidence: of its interval.
-    missed: why the recall is not promised; empty where it is.
+    missed: why the recall is not promised; empty where it is. k: hits the point was measured with:
+    a search for fewer puts as many into order and then takes the first.
     """
 
     target: float
@@ -36,6 +37,7 @@ class Promise:
     point: CalibratedPoint | None = None
     confidence: float = 0.0
     missed: str = ""
+    k: int = 0
 
 
 def check_target(target: float, field_name: str) -> float:
@@ -86,7 +88,18 @@ class Promises:
         # What was measured no longer tells the cheapest: then as thoroughly as was ever measured.
         point = choose(measured.points, math.inf if drift else target, left_ms)
         missed = _missed(point, best, target, drift, left_ms)
-        return replace(promise, point=point, confidence=calibration.confidence, missed=missed)
+        if held is None and not missed:
+            missed = (
+                f"a recall of {target:g} is not known to be reached: not every shard says what it "
+                f"holds, and so whether the calibration still stands"
+            )
+        return replace(
+            promise,
+            point=point,
+            confidence=calibration.confidence,
+            missed=missed,
+            k=measured.k if point.rerank else 0,
+        )
 
     def _measured(self, collection: Collection, search_class: str, k: int) -> _Measured:
         key = collection.name, collection.tiers, search_class, k
@@ -106,9 +119,12 @@ _MOST_KNOWN = 1024
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """points: those that may answer. best: of these, what reaches the most."""
+    """points: those that may answer. best: of these, what reaches the most. k: hits they were
+    measured with.
+    """
 
     calibration: Calibration
+    k: int
     points: list[CalibratedPoint]
     best: CalibratedPoint
 
@@ -135,7 +151,7 @@ def _measured(collection: Collection, search_class: str, k: int, most: int) -> _
     if not points:
         raise NotCalibrated(_unusable(collection, measured, k))
     best = max(points, key=lambda one: (one.window_low, -one.cost_ms))
-    return _Measured(calibration, points, best)
+    return _Measured(calibration, measured.k, points, best)
 
 
 def _unusable(collection: Collection, measured: ClassCalibration, k: int) -> str:

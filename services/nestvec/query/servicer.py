@@ -11,13 +11,13 @@ from prometheus_client import Counter, Histogram
 
 from nestvec.core.certificate import Certificate
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
-from nestvec.core.coverage import Coverage
+from nestvec.core.coverage import Coverage, DegradationKind
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.watermark import Watermark
 from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
 from nestvec.query.documents import Documents
-from nestvec.query.plan import Plan, SearchOptions
+from nestvec.query.plan import SearchOptions
 from nestvec.query.promise import Promise
 from nestvec.rpc.field_wire import fields_to_wire, filter_from_wire
 from nestvec.rpc.server import Mounted, time_left_s
@@ -203,7 +203,7 @@ def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.Sear
     if answer.degradations:
         response.degradations.extend(map(degradation_to_wire, answer.degradations))
     if answer.plan.promise is not None:
-        response.plan.CopyFrom(_plan(answer.plan, answer.plan.promise))
+        response.plan.CopyFrom(_plan(answer, answer.plan.promise))
     _add_hits(response, answer, options.ids_only)
     if options.explain:
         response.explanation.candidates = answer.candidates
@@ -233,8 +233,23 @@ def _add_hits(response: query_pb2.SearchResponse, answer: Answer, ids_only: bool
             add(id=document.id, score=score, text=document.text, cross_score=cross_score)
 
 
-def _plan(plan: Plan, promise: Promise) -> query_pb2.CalibratedPlan:
-    point = promise.point
+# What a plan was measured without.
+_TAKES_RECALL = frozenset(
+    {
+        DegradationKind.SHARD_MISSING,
+        DegradationKind.REGION_MISSING,
+        DegradationKind.RERANK_SKIPPED,
+        DegradationKind.RERANK_PARTIAL,
+        DegradationKind.VECTOR_MISSING,
+        DegradationKind.VECTOR_CORRUPT,
+        DegradationKind.PAYLOAD_MISSING,
+    }
+)
+
+
+def _plan(answer: Answer, promise: Promise) -> query_pb2.CalibratedPlan:
+    plan, point = answer.plan, promise.point
+    taken = any(one.kind in _TAKES_RECALL for one in answer.degradations)
     return query_pb2.CalibratedPlan(
         coarse_dim=plan.coarse_dim,
         candidates=plan.candidates,
@@ -245,7 +260,7 @@ def _plan(plan: Plan, promise: Promise) -> query_pb2.CalibratedPlan:
         recall_low=0.0 if point is None else point.low,
         recall_high=1.0 if point is None else point.high,
         confidence=promise.confidence,
-        reaches_target=not promise.missed,
+        reaches_target=not promise.missed and not taken,
     )
 
 

@@ -240,7 +240,8 @@ def merge_hits(parts: Sequence[CoarseHits], count: int) -> CoarseHits:
     uppers = estimates + half_widths
     order = np.lexsort((ids, -uppers))
     best, cut = order[:count], order[count:]
-    rest = _rest_upper_bound(parts, float(uppers[cut[0]]) if len(cut) else -np.inf)
+    # A bound that is no number is none: NaN stays NaN, here and below.
+    rest = _rest_upper_bound(parts, float(uppers[cut].max(initial=-np.inf)))
     return CoarseHits(
         ids[best],
         estimates[best],
@@ -263,10 +264,10 @@ def best_estimates(hits: CoarseHits, k: int) -> tuple[Ids, Floats]:
 def _rest_half_width(parts: Sequence[CoarseHits], cut: Floats) -> float:
     widths = [part.rest_half_width for part in parts if part.rest_count]
     # Of one that does not tell its own, nothing is known of all.
-    return 0.0 if 0.0 in widths else max([float(cut.max(initial=0.0)), *widths])
+    return 0.0 if 0.0 in widths else float(np.max([cut.max(initial=0.0), *widths]))
 
 
 def _rest_upper_bound(parts: Sequence[CoarseHits], cut: float) -> float | None:
     bounds = [part.rest_upper_bound for part in parts]
     known = [bound for bound in bounds if bound is not None]
-    return None if len(known) < len(bounds) else max([cut, *known])
+    return None if len(known) < len(bounds) else float(np.max([cut, *known]))

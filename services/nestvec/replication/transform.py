@@ -11,11 +11,11 @@ import numpy as np
 from nestvec.core.arrays import Floats
 from nestvec.core.collection import Collection
 from nestvec.core.document import payload_from_bytes
-from nestvec.core.encoders import encoder_of
 from nestvec.core.errors import CorruptVector, InvalidRequest
 from nestvec.core.ports import Encoder, Encoders, StoredDocument, StoreRecord
 from nestvec.core.space import Role
 from nestvec.core.tiers import truncate
+from nestvec.encoders import encoder_of
 
 _ENCODE_S = 120.0
 

@@ -102,7 +102,8 @@ class SearchOptions(_message.Message):
     was measured without a filter. Not together with coarse_dim, candidates, rerank, bound_z or
     exhaustive_rerank. FAILED_PRECONDITION without a calibration of this class and of as many hits,
     or where none of its plans reaches it. Where the deadline is too short for it, or the collection
-    has grown or shrunk since it was calibrated, the answer says TARGET_MISSED.
+    has grown or shrunk since it was calibrated, the answer says TARGET_MISSED. Where a
+    cross-encoder orders the hits, it is a share of those that it is given.
     """
     cross_encode: _builtins.bool
     """Whether a cross-encoder puts the first hits into its own order: as many as the class says, 20
@@ -358,6 +359,8 @@ class CalibratedPlan(_message.Message):
     reaches_target: _builtins.bool
     """False where the deadline was too short for any plan that reaches the target, or what was
     measured no longer holds: TARGET_MISSED says why.
+    Also false where it is not known that the measurement still holds, and where something was
+    taken from this answer.
     """
     def __init__(
         self,

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvec.core.clock import MAX_VERSION, HybridClock
+from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_to_bytes
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
+    MigrationRefused,
     NotFound,
     Overloaded,
     StoreUnavailable,
@@ -490,3 +492,44 @@ async def change_elsewhere(desk: Desk, kind: str, name: str, now_ms: int) -> Non
         await write_elsewhere(desk, name, ahead)
     else:
         await desk.store.delete(desk.docs, [StoreDeletion(name, ahead)])
+
+
+# --- while the collection moves to another model --------------------------------------------------
+
+
+class Retiring:
+    """The generation is about to be dropped, as is heard of after so many questions. Fills what a
+    committer asks of ports.Carrying.
+    """
+
+    def __init__(self, open_for: int, expecting: bool = False) -> None:
+        self._open_for = open_for
+        self._expecting = expecting
+
+    async def require_open(self, collection: Collection) -> None:
+        self._open_for -= 1
+        if self._open_for < 0:
+            raise MigrationRefused(f"generation {collection.generation} is about to be dropped")
+
+    async def expects(self, collection: Collection) -> bool:
+        return self._expecting
+
+
+async def test_a_write_that_took_until_its_generation_was_drained_is_not_acknowledged(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for write in (desk.add(Document("a", "red")), desk.ingest.delete("docs", ["a"])):
+        monkeypatch.setattr(desk.ingest._committer, "_carrying", Retiring(open_for=1))
+        with pytest.raises(MigrationRefused, match="about to be dropped"):
+            await write
+
+
+@pytest.mark.parametrize("expecting", [False, True])
+async def test_a_deletion_is_remembered_while_older_writes_may_be_carried_over(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, expecting: bool
+) -> None:
+    carrying = Retiring(open_for=99, expecting=expecting)
+    monkeypatch.setattr(desk.ingest._committer, "_carrying", carrying)
+    await desk.ingest.delete("docs", ["late"], ack=Ack.STORED)
+    await write_elsewhere(desk, "late", 1)
+    assert desk.texts == ({} if expecting else {"late": "other"})

@@ -10,9 +10,9 @@ import pytest
 from nestvec.admin.app import StoredCatalogue
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import NotFound, StoreUnavailable
 from nestvec.core.ports import FixedShards, Placed, StoreRecord
+from nestvec.encoders import FixedEncoders
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Ack, Item, Refusal
 from nestvec.ingest.pipeline import Acknowledgement, IngestStream, Message, StreamWish

@@ -14,7 +14,6 @@ from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Floats
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
-from nestvec.core.encoders import FixedEncoders
 from nestvec.core.errors import (
     BudgetSpent,
     NestvecError,
@@ -24,6 +23,7 @@ from nestvec.core.errors import (
 )
 from nestvec.core.space import Space
 from nestvec.encoder.app import EncoderApp, EncoderLimits
+from nestvec.encoders import FixedEncoders
 from nestvec.ingest.batch import Failure, Item, Prepared, Refusal
 from nestvec.ingest.prepare import Preparer
 from tests.nestvec.core.synthetic import mrl_like, unit

@@ -30,6 +30,7 @@ from tests.support.rooms import (
     FaultyStore,
     Rooms,
     a_collection,
+    eventually,
     open_rooms,
     written,
 )
@@ -121,6 +122,15 @@ async def test_what_is_found_by_a_plan_is_what_its_knobs_find(rooms: Rooms) -> N
     assert [hit.document.id for hit in by_target.hits] == [hit.document.id for hit in by_knobs.hits]
     rows, _ = exact_top(mrl_like(1, 64, seed=9)[0], mrl_like(COUNT, 64, seed=1), 10)
     assert len({f"d{row}" for row in rows} & {hit.document.id for hit in by_target.hits}) >= 9
+
+
+async def test_fewer_hits_are_the_first_of_as_many_as_were_measured(rooms: Rooms) -> None:
+    """A rerank that stopped for one hit would be a plan that nobody measured."""
+    await calibrate(rooms)
+    whole, one = await ask(rooms, target_recall=0.98), await ask(rooms, target_recall=0.98, k=1)
+    assert one.plan.reads == 10
+    assert (len(one.hits), one.fetched) == (1, whole.fetched)
+    assert one.hits[0].document.id == whole.hits[0].document.id
 
 
 async def test_fewer_hits_may_be_asked_for_and_more_may_not(rooms: Rooms) -> None:
@@ -260,6 +270,7 @@ async def test_where_shards_cannot_tell_what_they_hold_the_plan_runs(
     answer = await ask(rooms, target_recall=0.9)
     assert answer.plan.promise is not None
     assert answer.plan.promise.point == CHEAP
+    assert "not every shard says what it holds" in missed(answer)[0]
 
 
 async def unreachable(_self: object, _collection: object) -> Any:
@@ -326,7 +337,9 @@ async def test_a_calibration_that_another_process_made_is_found(
         classes = tuple(ClassCalibration(name, 10, (point,)) for name in ("search", "promised"))
         own = a_calibration(docs, documents=COUNT, identity=docs.identity, classes=classes)
         await rooms.store.update_collection(replace(docs, calibration=own), {})
-        await ask(rooms, **options)
-        answer = await ask(rooms, **options)
-        assert answer.plan.promise is not None
-        assert answer.plan.promise.point == point
+
+        async def found(expected: CalibratedPoint = point) -> bool:
+            answer = await ask(rooms, **options)
+            return answer.plan.promise is not None and answer.plan.promise.point == expected
+
+        await eventually(found)

@@ -313,6 +313,17 @@ def test_a_merge_tells_the_widest_bound_that_it_leaves_out(
     assert merge_hits(parts, count).rest_half_width == widest
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_bound_that_is_no_number_bounds_nothing(order: tuple[int, int]) -> None:
+    """NaN compares as false with everything: it must not get lost among those that are sound."""
+    parts = [columns([0.5, 0.25], 0, np.nan, 3), columns([0.75, 0.25], 10, 0.1, 3)]
+    rest = merge_hits([parts[one] for one in order], 2).rest_upper_bound
+    assert rest is not None
+    assert np.isnan(rest)
+    broken = columns([0.5, np.nan], 0, 0.1, 3)
+    assert np.isnan(merge_hits([parts[1], broken], 2).rest_upper_bound or 0.0)
+
+
 @given(st.permutations(range(4)), st.integers(1, 8))
 def test_a_merge_ignores_the_order_in_which_shards_answered(order: list[int], count: int) -> None:
     parts = [columns([0.5, 0.5, 0.25], 10 * number, 0.0) for number in range(4)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,12 +15,12 @@ from nestvec.core.arrays import Floats
 from nestvec.core.codec import VectorDtype
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_from_bytes, payload_to_bytes
-from nestvec.core.encoders import FixedEncoders
-from nestvec.core.errors import InvalidRequest, SpaceMismatch, WorkerUnavailable
+from nestvec.core.errors import InvalidRequest, SpaceMismatch, StoreUnavailable, WorkerUnavailable
 from nestvec.core.placement import partition_of
 from nestvec.core.ports import StoreDeletion, StoreRecord
 from nestvec.core.space import Role, Space
 from nestvec.encoder.app import EncoderApp
+from nestvec.encoders import FixedEncoders
 from nestvec.replication.copier import Copier, End, SinkEnd
 from nestvec.replication.pace import Pace
 from nestvec.replication.transform import CopyVectors, EncodeTexts
@@ -95,7 +95,13 @@ class Pair:
             self.version += 1
             await self.store.delete(collection, [StoreDeletion(name, self.version)])
 
-    def copier(self, alone: bool = True, backward: bool = False, batch: int = 8) -> Copier:
+    def copier(
+        self,
+        alone: bool = True,
+        backward: bool = False,
+        batch: int = 8,
+        holds: Callable[[], bool] = lambda: True,
+    ) -> Copier:
         ends = (self.sink, self.source) if backward else (self.source, self.sink)
         return Copier(
             End(ends[0], self.store),
@@ -105,6 +111,7 @@ class Pair:
             Pace(),
             alone=alone,
             batch=batch,
+            holds=holds,
         )
 
     async def of(self, collection: Collection) -> dict[str, tuple[str, int]]:
@@ -413,3 +420,31 @@ async def test_a_pace_spreads_documents_over_time(monkeypatch: pytest.MonkeyPatc
     pace.rate = 0.0
     await pace.take(10_000)
     assert slept == [2.0]
+
+
+async def test_a_later_copier_knows_again_what_was_refused(pair: Pair) -> None:
+    await pair.write(*(f"d{n}" for n in range(9)))
+    await pair.write("bad", text="nobody takes it")
+    pair.encoder.refusing = {"nobody takes it"}
+    await until_still(pair.copier())
+    later = pair.copier()
+    await later.lag()
+    assert (later.refused, later.figures.refused) == (1, {})
+    await until_still(later)
+    assert (later.refused, list(later.figures.refused)) == (1, ["bad"])
+    # One that was mended meanwhile is none any more.
+    pair.encoder.refusing = set()
+    last = pair.copier()
+    await until_still(last)
+    assert last.refused == 0
+    assert await pair.same()
+
+
+async def test_without_its_claim_a_copier_takes_nothing_for_surplus(pair: Pair) -> None:
+    await pair.write("a")
+    await until_still(pair.copier())
+    await pair.write_to(pair.sink, "of a client")
+    copier = pair.copier(holds=lambda: False)
+    with pytest.raises(StoreUnavailable, match="claim"):
+        await copier.compare(copier.partitions)
+    assert set(await pair.of(pair.sink)) == {"a", "of a client"}
