@@ -10,6 +10,7 @@ from nestvec.client import NestvecClient
 from nestvec.core.errors import ConfigError
 from nestvec.core.measured import LossBudget
 from nestvec.core.migration import (
+    HELD,
     Gate,
     GateKind,
     MigrationStatus,
@@ -117,13 +118,14 @@ def watch(
     look_s: float = _LOOK_S,
 ) -> MigrationStatus:
     """Tell each state, measure the golden gate when it is time, and return when nothing more comes
-    by itself: it has switched or ended, is held, or a gate is closed.
+    by itself: it has switched or ended, is held by wish, or a gate is closed. What else is said of
+    one that is ready passes.
     """
     measured = False
     while True:
         status = client.migration(collection)
         tell(status)
-        if status.phase in until or (status.phase is Phase.READY and status.said):
+        if status.phase in until or (status.phase is Phase.READY and status.said == HELD):
             return status
         if status.phase is Phase.GATING:
             if measure is not None and not measured:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from nestvec.client import IngestDocument, NestvecClient
 from nestvec.config import load_settings
 from nestvec.core.errors import SpaceMismatch
+from nestvec.core.migration import HELD, MigrationStatus, Phase
 from nestvec.telemetry.logs import configure_logs
 from nestvec_cluster.background import background_engine
+from nestvec_cluster.migrating import watch
 from tests.support.cli import run_cli
 from tests.support.golden_sets import write_golden
 from tests.support.small_models import save_turned
@@ -135,3 +138,22 @@ def test_a_golden_set_of_other_documents_is_refused(
     assert ran.code == 1
     assert "does not hold 1 of the 1 documents" in ran.err
     assert run_cli("migrate", "abort", "docs", *at).code == 0
+
+
+class Telling:
+    """Says one state after the other, as a server would."""
+
+    def __init__(self, *states: tuple[Phase, str]) -> None:
+        self._states = list(states)
+
+    def migration(self, collection: str) -> MigrationStatus:
+        phase, said = self._states.pop(0)
+        return MigrationStatus(collection, phase, serving=1, said=said)
+
+
+def test_waiting_ends_at_ready_where_it_is_held_and_not_for_what_passes() -> None:
+    passing = (Phase.READY, "it could not be switched: shard 1 is away")
+    for last in ((Phase.READY, HELD), (Phase.SWITCHED, "")):
+        client = cast(NestvecClient, Telling(passing, (Phase.READY, ""), last))
+        status = watch(client, "docs", lambda _: None, look_s=0.0)
+        assert (status.phase, status.said) == last

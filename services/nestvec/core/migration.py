@@ -49,6 +49,9 @@ BEFORE_SWITCH = frozenset(
     {Phase.CHECKING, Phase.FILLING, Phase.GATING, Phase.READY, Phase.SWITCHING}
 )
 
+# What the status of one that is ready says where it is held by wish: nothing more comes by itself.
+HELD = "it is held: `nestvec migrate switch` lets it go on"
+
 
 class GateKind(enum.StrEnum):
     """What the new generation is held against before it may serve. COMPLETE: every document of the
@@ -188,6 +191,11 @@ class Migration:
         """Those that were asked for and have not passed."""
         passed = {one.kind for one in self.gates if one.passed}
         return [kind for kind in self.asked_gates if kind not in passed]
+
+    @property
+    def may_serve(self) -> bool:
+        """Whether all of them have passed, or somebody said why they need not."""
+        return not self.closed_gates or bool(self.wish.override)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON. `from_dict` reverses it."""

@@ -546,7 +546,14 @@ class Carrying(Protocol):
 
     async def require_open(self, collection: Collection) -> None:
         """Raise MigrationRefused where this generation is about to be dropped, so that a write to
-        it might be lost.
+        it might be lost. Asked before and after each write: one that takes long may come when all
+        was carried over already, and must not be acknowledged then.
+        """
+        ...
+
+    async def expects(self, collection: Collection) -> bool:
+        """Whether older writes may still come to this generation, carried over from the other one:
+        what deletes them must be remembered.
         """
         ...
 

@@ -57,7 +57,7 @@ class Committer:
 
     new_clock: makes the clock of one collection; a caller's version that is far in the future then
     pushes no other collection's. wrote: is told of every change. carrying: says which generation
-    is about to be dropped.
+    is about to be dropped, and which may still take older writes from another one.
     """
 
     def __init__(
@@ -141,6 +141,7 @@ class Committer:
         placed = await self._store.put(collection, records)
         self._note(collection, [place.internal_id for place in placed])
         await self._require_listed(collection)
+        await self._require_open(collection)
         behind = []
         for number, record, place in zip(numbers, records, placed, strict=True):
             if place.internal_id >= 0:
@@ -158,16 +159,19 @@ class Committer:
         self, collection: Collection, external_ids: Sequence[str], version: int, deletion: Deletion
     ) -> None:
         await self._require_open(collection)
+        # Only a caller's own version can be older than a write that is still to come; or, while it
+        # is carried over from another generation, any.
+        remember = version > 0 or await self._expects(collection)
         clock = self._clock(collection)
         left = list(external_ids)
         for _ in range(_TRIES):
-            # Only a caller's own version can be older than a write that is still to come.
             asked = [
-                StoreDeletion(name, version or clock.tick(), remember=version > 0) for name in left
+                StoreDeletion(name, version or clock.tick(), remember=remember) for name in left
             ]
             answers = await self._store.delete(collection, asked)
             mark = self._note(collection, [one.position for one in answers])
             await self._require_listed(collection)
+            await self._require_open(collection)
             deletion.watermark = deletion.watermark.joined(mark)
             behind = _count(deletion, asked, answers)
             if version:
@@ -194,9 +198,14 @@ class Committer:
         )
 
     async def _require_open(self, collection: Collection) -> None:
-        """Before each write, as `_require_listed` after it."""
+        """Before each write, and after it as `_require_listed`: what came when its generation had
+        been drained already is dropped with it, and never acknowledged.
+        """
         if self._carrying is not None:
             await self._carrying.require_open(collection)
+
+    async def _expects(self, collection: Collection) -> bool:
+        return self._carrying is not None and await self._carrying.expects(collection)
 
     async def _sort_out(
         self, collection: Collection, behind: list[str], deletion: Deletion

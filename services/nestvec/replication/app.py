@@ -16,6 +16,7 @@ from nestvec.core.collection import Collection
 from nestvec.core.errors import MigrationRefused, NotFound
 from nestvec.core.migration import (
     BEFORE_SWITCH,
+    HELD,
     Gate,
     GateKind,
     GenerationFacts,
@@ -29,7 +30,7 @@ from nestvec.core.ports import Catalogue, Encoders, Generations, Shards, VectorS
 from nestvec.core.shadowing import SHADOW, shadow_said
 from nestvec.core.watermark import Watermark
 from nestvec.replication.design import designed
-from nestvec.replication.headings import PROGRESS, copied
+from nestvec.replication.headings import PROGRESS, REFUSED, copied
 from nestvec.replication.keeping import Keeper
 from nestvec.replication.running import Pauses, Rooms
 from nestvec.telemetry.logs import logger
@@ -122,14 +123,14 @@ class MigrationApp:
             source=_facts(source, numbers.get("source_documents", 0)),
             target=_facts(target, numbers.get("target_documents", 0)),
             gates=migration.gates,
-            said=await self._said(migration),
+            said=await self._said(migration, numbers),
             lag=numbers.get("lag", 0),
             lag_back=numbers.get("lag_back", 0),
             refused=numbers.get("refused", 0),
             at_ms=migration.at_ms,
         )
 
-    async def _said(self, migration: Migration) -> str:
+    async def _said(self, migration: Migration, numbers: Mapping[str, int]) -> str:
         """What it waits for, or how it ended."""
         if migration.said or migration.ended:
             return migration.said
@@ -138,7 +139,13 @@ class MigrationApp:
         if migration.phase is Phase.GATING:
             return self._closed(migration, await self._store.tally(migration.collection, SHADOW))
         if migration.phase is Phase.READY and migration.wish.hold:
-            return "it is held: `nestvec migrate switch` lets it go on"
+            return HELD
+        back = numbers.get("refused_back", 0)
+        if migration.both_ways and back:
+            return (
+                f"{back:,} documents of generation {migration.target} cannot be carried over to "
+                f"{migration.source}; a rollback would miss them"
+            )
         return ""
 
     def _closed(self, migration: Migration, shadow: Mapping[str, int]) -> str:
@@ -292,6 +299,8 @@ class MigrationApp:
                 raise _unfit(before, "be finished", "after its switch")
             return replace(before, phase=Phase.FINISHING, at_ms=self._now_ms())
 
+        # Known before, it can still be taken back.
+        await self._require_none_refused(await self._known(name))
         retired = await self._change(name, retire)
         await asyncio.sleep(2 * self._pauses.notice)
         try:
@@ -302,6 +311,7 @@ class MigrationApp:
                 f"generation {retired.other} of {name!r} has changes that are not carried over "
                 f"after {_DRAIN_S:g} s; see `nestvec migrate status`, and finish it again"
             ) from None
+        await self._require_none_refused(await self._known(name))
         end = Phase.FINISHED if retired.serving == retired.target else Phase.ABORTED
 
         def ended(before: Migration) -> Migration:
@@ -313,6 +323,20 @@ class MigrationApp:
         finished = await self._change(name, ended)
         await self.keeper.clean_up(name)
         return finished
+
+    async def _require_none_refused(self, migration: Migration) -> None:
+        """What could not be carried over is dropped with its generation: not unless told so."""
+        if not migration.both_ways or migration.wish.override:
+            return
+        heading = copied(migration.other, migration.serving)
+        count = (await self._store.tally(migration.collection, heading)).get(REFUSED, 0)
+        if count:
+            raise MigrationRefused(
+                f"{count:,} documents of generation {migration.other} of "
+                f"{migration.collection!r} cannot be carried over to {migration.serving}, and "
+                f"would be dropped with it; index or delete them again, or say why that is right "
+                f"(`nestvec migrate resume --override`), and finish it again"
+            )
 
     async def _until_drained(self, name: str, migration: Migration) -> None:
         listing = await self._store.listing()

@@ -44,6 +44,11 @@ class Carrier:
                 f"be dropped; generation {migration.serving} took its place: begin again"
             )
 
+    async def expects(self, collection: Collection) -> bool:
+        """See ports.Carrying."""
+        migration = await self._migration(collection.name)
+        return migration is not None and not migration.ended
+
     async def _migration(self, name: str) -> Migration | None:
         """What is at hand is better than nothing: a write waits for no catalogue."""
         try:

@@ -14,12 +14,13 @@ a copier that was away longer than tombstones are kept, or longer than the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
+from nestvec.core.errors import StoreUnavailable
 from nestvec.core.placement import internal_ids, partition_of, split_id
 from nestvec.core.ports import (
     Deleted,
@@ -31,6 +32,7 @@ from nestvec.core.ports import (
     StoreRecord,
 )
 from nestvec.core.watermark import follows, split_sequence
+from nestvec.replication.headings import REFUSED
 from nestvec.replication.pace import Pace
 from nestvec.replication.transform import Transform
 from nestvec.telemetry.logs import logger
@@ -132,7 +134,8 @@ class Copier:
     """One direction. Not for two tasks at once.
 
     alone: nobody else writes to the sink, so what the source does not have is deleted there, and
-    what was written again at the version it had is copied again. batch: documents at once.
+    what was written again at the version it had is copied again. batch: documents at once. holds:
+    whether that is still so; asked before what the source does not have is deleted.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class Copier:
         *,
         alone: bool,
         batch: int = 256,
+        holds: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -153,12 +157,17 @@ class Copier:
         self._pace = pace
         self._alone = alone
         self._batch = batch
+        self._holds = holds
         self._positions: dict[int, int] | None = None
         # In which epoch each partition of the sink was written, as of when it was last compared,
         # or first written; and those found in a later one since, which may have lost what came
         # last.
         self._epochs: dict[int, int] = {}
         self._doubtful: dict[int, int] = {}
+        # Partitions in which an earlier copier refused documents, how many it counted in all, and
+        # not which: they are compared once, to know.
+        self._unknown: set[int] = set()
+        self._refused_before = 0
         self.figures = Figures()
 
     @property
@@ -166,11 +175,20 @@ class Copier:
         """Of the source."""
         return self._source.partitions
 
+    @property
+    def refused(self) -> int:
+        """How many documents could not be carried over, also by a copier before this one."""
+        known = len(self.figures.refused)
+        return max(known, self._refused_before) if self._unknown else known
+
     # --- where it stands ------------------------------------------------------------------------
 
     async def _load(self) -> dict[int, int]:
+        if self._positions is not None:
+            return self._positions
+        kept = await self._keeper.load()
+        # Whoever asks for figures may have read them meanwhile.
         if self._positions is None:
-            kept = await self._keeper.load()
             self._epochs = {
                 int(name.removeprefix(_EPOCH)): number
                 for name, number in kept.items()
@@ -179,6 +197,8 @@ class Copier:
             self._positions = {
                 int(name): number for name, number in kept.items() if name.isdecimal() and number
             }
+            self._refused_before = kept.get(REFUSED, 0)
+            self._unknown = set(self._positions) if self._refused_before else set()
         return self._positions
 
     async def _advance(self, positions: Mapping[int, int]) -> None:
@@ -186,6 +206,7 @@ class Copier:
         known = await self._load()
         numbers = {str(partition): position for partition, position in positions.items()}
         numbers |= {f"{_EPOCH}{partition}": epoch for partition, epoch in self._epochs.items()}
+        numbers[REFUSED] = self.refused
         await self._keeper.save(numbers)
         known.update(positions)
 
@@ -220,7 +241,7 @@ class Copier:
         there = await source.store.positions(source.collection, source.partitions)
         fresh = [p for p, position in there.items() if position and p not in known]
         lost = [p for p, position in there.items() if position < known.get(p, 0)]
-        lost += list(self._doubtful)
+        lost = list(dict.fromkeys([*lost, *self._doubtful, *self._unknown]))
         if fresh or lost:
             await self.compare((fresh or lost)[:_AT_ONCE])
             return True
@@ -283,6 +304,7 @@ class Copier:
             self._epochs[partition] = epoch
         if self._doubtful.get(partition, 0) == epoch:
             self._doubtful.pop(partition, None)
+        self._unknown.discard(partition)
         await self._advance({partition: there[partition]})
         self.figures.compared += 1
 
@@ -333,6 +355,7 @@ class Copier:
                 stands = await source.store.versions(
                     source.collection, [one.external_id for one in mine]
                 )
+                self._require_held()
                 await self._delete(
                     [
                         (one.external_id, one.version)
@@ -340,6 +363,13 @@ class Copier:
                         if other is None
                     ]
                 )
+
+    def _require_held(self) -> None:
+        """Whoever works on without its claim may do so after the switch, and would take for surplus
+        what clients wrote to the sink since.
+        """
+        if not self._holds():
+            raise StoreUnavailable("the claim of a migration could not be renewed in time")
 
     async def _versions_there(self, external_ids: Sequence[str]) -> list[int | None]:
         found = await self._sink.store.versions(self._sink.collection, external_ids)
@@ -383,6 +413,10 @@ class Copier:
             for one, other in zip(documents, stands, strict=True)
             if other is None or other < one.version or (rewritten and other == one.version)
         ]
+        for one, other in zip(documents, stands, strict=True):
+            if other is not None and other >= one.version:
+                # What was refused was written again there, by somebody else.
+                self.figures.refused.pop(one.external_id, None)
         if not missing:
             return read
         await self._pace.take(len(missing))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from nestvec.core.shadowing import SHADOW
 
 PROGRESS = "progress"
+# Under `copied`, beside the positions: how many documents up to there could not be carried over.
+REFUSED = "refused"
 
 
 def copied(source: int, sink: int) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import defaultdict
 
 from nestvec.core.collection import Collection
-from nestvec.core.errors import NestvecError
+from nestvec.core.errors import NestvecError, StoreUnavailable
 from nestvec.core.migration import Listing, Phase
 from nestvec.replication.headings import passing_headings
 from nestvec.replication.running import Rooms, Runner
@@ -31,6 +32,10 @@ class Keeper:
         self._listing = Listing(-1, ())
         self._owner = secrets.token_hex(8)
         self._runners: dict[str, asyncio.Task[None]] = {}
+        # Of each collection: a runner is begun, or one's traces are cleaned up, not both.
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # When each claim was last known to be ours: monotonic seconds, from before it was asked.
+        self._held_s: dict[str, float] = {}
         self._poked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -78,66 +83,134 @@ class Keeper:
         wanted = {one.collection for one in listing.migrations if not one.ended}
         orphans = {one.name for one in listing.beside if not _belongs(listing, one)}
         for name in wanted - self._runners.keys():
+            await self._begin(name)
+        for name in orphans - self._runners.keys():
+            if not self._turns[name].locked():
+                await self.clean_up(name)
+
+    async def _begin(self, name: str) -> None:
+        """Where nobody works on it. What is being cleaned up waits for the next look."""
+        if self._turns[name].locked():
+            return
+        async with self._turns[name]:
             if await self._claim(name):
                 self._runners[name] = asyncio.create_task(self._work(name))
-        for name in orphans - self._runners.keys():
-            await self.clean_up(name)
 
     async def _work(self, name: str) -> None:
         """Run while the claim holds."""
-        runner = asyncio.create_task(Runner(self._rooms, name, self._owner).run())
+        runner = Runner(self._rooms, name, self._owner, lambda: self._holds(name))
         try:
-            while not runner.done():
-                await asyncio.wait((runner,), timeout=self._rooms.pauses.claim / 3)
-                if not runner.done() and not await self._renewed(name):
-                    _log.warning("migration.claim_lost", collection=name)
-                    return
-            await runner
+            while await self._interrupted(runner, name):
+                pass
             await self._rooms.store.release_migration(name, self._owner)
         except NestvecError as error:
             _log.warning("migration.interrupted", collection=name, reason=str(error))
         except Exception as error:  # noqa: BLE001  shown, and begun again
             _log.error("migration.bug", collection=name, error=repr(error), exc_info=True)
+
+    async def _interrupted(self, runner: Runner, name: str) -> bool:
+        """Run it until it has ended, or the claim is lost; or, returning True, until somebody
+        wished otherwise: it may be run again at once. By itself it looks at the record between two
+        steps, and a step may copy an eighth of the collection.
+        """
+        begun = await self._terms(name)
+        running = asyncio.create_task(runner.run())
+        try:
+            while not (await asyncio.wait((running,), timeout=self._rooms.pauses.claim / 3))[0]:
+                held, stands = await asyncio.gather(self._renewed(name), self._stands(name, begun))
+                if not held:
+                    _log.warning("migration.claim_lost", collection=name)
+                    return False
+                if not stands:
+                    return True
+            await running
+            return False
         finally:
-            runner.cancel()
-            await asyncio.gather(runner, return_exceptions=True)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def _terms(self, name: str) -> tuple[bool, bool, float]:
+        """What a runner must heed in the middle of a step."""
+        migration = await self._rooms.store.migration(name)
+        if migration is None:
+            return True, False, 0.0
+        return migration.ended, migration.paused, migration.wish.rate
+
+    async def _stands(self, name: str, begun: tuple[bool, bool, float]) -> bool:
+        """A store that does not answer, or not in time, has nothing else to say."""
+        try:
+            async with asyncio.timeout(self._rooms.pauses.claim / 3):
+                return await self._terms(name) == begun
+        except (NestvecError, TimeoutError):
+            return True
+
+    # --- the claim ------------------------------------------------------------------------------
 
     async def _claim(self, name: str) -> bool:
+        """Take or renew it. Raises StoreUnavailable: also where that takes too long."""
         ttl_s = self._rooms.pauses.claim
-        return await self._rooms.store.claim_migration(name, self._owner, ttl_s)
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(ttl_s / 3):
+                held = await self._rooms.store.claim_migration(name, self._owner, ttl_s)
+        except TimeoutError:
+            raise StoreUnavailable(f"no answer within {ttl_s / 3:g} s") from None
+        if held:
+            self._held_s[name] = began_s
+        return held
 
     async def _renewed(self, name: str) -> bool:
-        """A store that does not answer keeps nobody from anything: its claims do not change."""
+        """A store that does not answer keeps nobody from working, while the claim surely lasts."""
         try:
             return await self._claim(name)
         except NestvecError:
-            return True
+            return self._holds(name)
+
+    def _holds(self, name: str) -> bool:
+        """Whether the claim is ours for another third of its time at least, whatever the store
+        would say.
+        """
+        held_s = self._held_s.get(name)
+        return held_s is not None and time.monotonic() - held_s < self._rooms.pauses.claim * 2 / 3
+
+    # --- what it leaves behind ------------------------------------------------------------------
 
     async def clean_up(self, name: str) -> None:
         """Drop generations that belong to no migration any more, and its numbers. Also what a
         process that was killed left.
         """
-        if not await self._claimed(name):
-            return
-        try:
-            listing = await self._rooms.store.listing()
-            for one in listing.beside:
-                if one.name == name and not _belongs(listing, one):
-                    _log.info("generation.dropped", collection=name, generation=one.generation)
-                    await self._rooms.generations.drop_generation(one)
-            migration = await self._rooms.store.migration(name)
-            if migration is not None and migration.ended:
-                for heading in passing_headings(migration.source, migration.target):
-                    await self._rooms.store.drop_tally(name, heading)
-        finally:
-            await self._rooms.store.release_migration(name, self._owner)
+        # No runner begins under the claim that is given up in the end.
+        async with self._turns[name]:
+            if not await self._claimed(name):
+                return
+            try:
+                await self._clean(name)
+            finally:
+                await self._rooms.store.release_migration(name, self._owner)
+
+    async def _clean(self, name: str) -> None:
+        listing = await self._rooms.store.listing()
+        for one in listing.beside:
+            if one.name == name and not _belongs(listing, one):
+                _log.info("generation.dropped", collection=name, generation=one.generation)
+                await self._rooms.generations.drop_generation(one)
+        migration = await self._rooms.store.migration(name)
+        if migration is not None and migration.ended:
+            for heading in passing_headings(migration.source, migration.target):
+                await self._rooms.store.drop_tally(name, heading)
 
     async def _claimed(self, name: str) -> bool:
-        """Waits for a runner that sees by itself that there is nothing left to do."""
-        deadline_s = time.monotonic() + 2 * self._rooms.pauses.claim
+        """Also from this process's own runner, which must not write to what is dropped; False where
+        that works for another migration by now, and cleans up itself. One of another process sees
+        that there is nothing left to do.
+        """
         runner = self._runners.get(name)
-        if runner is not None:
-            await asyncio.wait((runner,), timeout=self._rooms.pauses.claim)
+        if runner is not None and not runner.done():
+            if not (await self._terms(name))[0]:
+                return False
+            runner.cancel()
+            await asyncio.gather(runner, return_exceptions=True)
+        deadline_s = time.monotonic() + 2 * self._rooms.pauses.claim
         while not await self._rooms.store.claim_migration(name, self._owner, _CLEANING_S):
             if time.monotonic() > deadline_s:
                 return False

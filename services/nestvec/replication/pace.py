@@ -15,6 +15,12 @@ class Pace:
         self._now_s = now_s
         self._free_s = 0.0
 
+    def change(self, rate: float) -> None:
+        """From now on. What was taken at another rate is not waited for."""
+        if rate != self.rate:
+            self.rate = rate
+            self._free_s = 0.0
+
     async def take(self, documents: int) -> None:
         """Wait for the turn of so many."""
         if not self.rate:

@@ -21,6 +21,7 @@ from nestvec.core.shadowing import SHADOW, shadow_gate
 from nestvec.core.watermark import Watermark
 from nestvec.replication.copier import Copier, End, SinkEnd
 from nestvec.replication.design import designed
+from nestvec.replication.following import Follower
 from nestvec.replication.gates import complete_gate
 from nestvec.replication.headings import PROGRESS, copied
 from nestvec.replication.pace import Pace
@@ -90,25 +91,41 @@ class TallyKeeper:
 
 
 class Runner:
-    """Of one collection, by whoever has the claim: see MigrationApp."""
+    """Of one collection, by whoever has the claim: see Keeper. holds: whether the claim is known to
+    hold just now.
+    """
 
-    def __init__(self, rooms: Rooms, name: str, owner: str) -> None:
+    def __init__(
+        self, rooms: Rooms, name: str, owner: str, holds: Callable[[], bool] = lambda: True
+    ) -> None:
         self._rooms = rooms
         self._name = name
         self._owner = owner
+        self._holds = holds
         self._pace = Pace()
         self._forward: Copier | None = None
         self._backward: Copier | None = None
+        # Of both copiers, once both generations take writes.
+        self._followers: list[Follower] = []
         # Of which generations, and whether both of them take writes, the two copiers are.
         self._made_for: tuple[int, int, bool] | None = None
         self._listing = Listing(-1, ())
         self._switching_since_s = 0.0
         self._not_before_s = 0.0
         self._counted_s = 0.0
-        self._failing = ""
+        # What it said last; None: nothing yet, what stands in the record is of an earlier runner.
+        self._failing: str | None = None
 
     async def run(self) -> None:
-        """Until it has ended. A failure is told in the record, and tried again."""
+        """Until it has ended. A failure is told in the record, and tried again. What was cancelled
+        may be run again.
+        """
+        try:
+            await self._run()
+        finally:
+            await self._stop_following()
+
+    async def _run(self) -> None:
         while True:
             migration = await self._read()
             if migration is None or migration.ended:
@@ -147,10 +164,19 @@ class Runner:
         self._failing = said
         if said:
             _log.warning("migration.waits", collection=self._name, reason=said)
+        written = False
         with suppress(NestvecError):
-            now = await self._rooms.store.migration(self._name)
-            if now is not None and not now.ended:
-                await self._change(now, replace(now, said=said))
+            written = await self._write_said(said)
+        if not written and not said:
+            # What is over must not stand there for good: it is taken back with the next step.
+            self._failing = None
+
+    async def _write_said(self, said: str) -> bool:
+        """Whether the record says so now."""
+        now = await self._rooms.store.migration(self._name)
+        if now is None or now.ended or now.said == said:
+            return True
+        return await self._change(now, replace(now, said=said)) is not None
 
     async def _change(self, before: Migration, after: Migration) -> Migration | None:
         """None where somebody else has changed it: it is read again with the next step."""
@@ -182,12 +208,16 @@ class Runner:
         if migration.phase is Phase.CHECKING:
             return await self._check(migration, source)
         target = generations[migration.target]
-        self._make_copiers(migration, source, target)
+        await self._make_copiers(migration, source, target)
+        if migration.phase is not Phase.SWITCHING:
+            self._switching_since_s = 0.0
+        if migration.both_ways:
+            self._follow_both()
         await self._count(source, target)
         if migration.paused and migration.phase in BEFORE_SWITCH:
-            return self._rooms.pauses.idle
+            return await self._rest(migration)
         if migration.both_ways:
-            return await self._follow_both()
+            return self._look_after_both()
         if migration.phase is Phase.SWITCHING:
             return await self._switch(migration, source, target)
         steps = {
@@ -197,17 +227,28 @@ class Runner:
         }
         return await steps[migration.phase](migration, target)
 
+    async def _rest(self, migration: Migration) -> float:
+        """While it is paused. One that was switching lets acknowledgements go: they wait for what
+        is not carried over now.
+        """
+        if migration.phase is Phase.SWITCHING:
+            await self._change(migration, replace(migration, phase=Phase.READY))
+        return self._rooms.pauses.idle
+
     async def _gone(self, migration: Migration) -> None:
         said = "the collection was dropped, or one of its generations"
         await self._change(migration, replace(migration, phase=Phase.ABORTED, said=said))
 
-    def _make_copiers(self, migration: Migration, source: Collection, target: Collection) -> None:
+    async def _make_copiers(
+        self, migration: Migration, source: Collection, target: Collection
+    ) -> None:
         # What has switched, or is about to, must keep up with whatever is written.
         slow = migration.phase in (Phase.FILLING, Phase.GATING, Phase.READY)
-        self._pace.rate = migration.wish.rate if slow else 0.0
+        self._pace.change(migration.wish.rate if slow else 0.0)
         made_for = source.generation, target.generation, migration.both_ways
         if self._made_for == made_for:
             return
+        await self._stop_following()
         alone = not migration.both_ways
         self._forward = self._copier(source, target, alone=alone)
         self._backward = None if alone else self._copier(target, source, alone=False)
@@ -223,14 +264,27 @@ class Runner:
             TallyKeeper(rooms.store, self._name, heading),
             self._pace,
             alone=alone,
+            holds=self._holds,
         )
 
-    async def _follow_both(self) -> float:
+    def _follow_both(self) -> None:
+        """Each way by itself: an encoder that is gone must not keep the other way from draining."""
         assert self._forward is not None
         assert self._backward is not None
-        moved = await self._forward.look()
-        moved = await self._backward.look() or moved
-        return 0.0 if moved else self._rooms.pauses.idle
+        pauses = self._rooms.pauses
+        if not self._followers:
+            self._followers = [
+                Follower(one, pauses.idle, pauses.retry) for one in (self._forward, self._backward)
+            ]
+
+    def _look_after_both(self) -> float:
+        for one in self._followers:
+            one.require_well()
+        return self._rooms.pauses.idle
+
+    async def _stop_following(self) -> None:
+        followers, self._followers = self._followers, []
+        await asyncio.gather(*(one.close() for one in followers))
 
     # --- before the new generation is there -----------------------------------------------------
 
@@ -268,10 +322,8 @@ class Runner:
         if await self._forwards():
             return 0.0
         await self._settle(target)
-        gate = await self._measured(target)
-        await self._change(
-            migration, replace(migration, phase=Phase.GATING, gates=migration.with_gate(gate))
-        )
+        after = await self._with_complete(migration, target)
+        await self._change(migration, replace(after, phase=Phase.GATING))
         return 0.0
 
     async def _forwards(self) -> bool:
@@ -288,16 +340,20 @@ class Runner:
         usage = await self._rooms.store.usage(target)
         return complete_gate(usage.documents, self._forward.figures.refused)
 
+    async def _with_complete(self, migration: Migration, target: Collection) -> Migration:
+        """As it stands, with that gate measured anew."""
+        return replace(migration, gates=migration.with_gate(await self._measured(target)))
+
     async def _gate(self, migration: Migration, target: Collection) -> float:
         if await self._forwards():
             return 0.0
-        after = replace(migration, gates=migration.with_gate(await self._measured(target)))
+        after = await self._with_complete(migration, target)
         if migration.wish.shadow.queries:
             tally = await self._rooms.store.tally(self._name, SHADOW)
             measured = shadow_gate(migration.wish.shadow, tally)
             if measured is not None:
                 after = replace(after, gates=after.with_gate(measured))
-        if not after.closed_gates or migration.wish.override:
+        if after.may_serve:
             for kind in after.closed_gates:
                 gate = after.gate(kind)
                 _log.warning(
@@ -318,12 +374,10 @@ class Runner:
         if migration.wish.hold or time.monotonic() < self._not_before_s:
             return self._rooms.pauses.idle
         await self._compare_all()
-        gate = await self._measured(target)
-        after = replace(migration, gates=migration.with_gate(gate))
-        whole = gate.passed or migration.wish.override
-        await self._change(
-            migration, replace(after, phase=Phase.SWITCHING if whole else Phase.GATING)
-        )
+        after = await self._with_complete(migration, target)
+        # Another gate may have been measured again while it was held.
+        phase = Phase.SWITCHING if after.may_serve else Phase.GATING
+        await self._change(migration, replace(after, phase=phase))
         return 0.0
 
     async def _compare_all(self) -> None:
@@ -351,17 +405,34 @@ class Runner:
         try:
             async with asyncio.timeout(_SWITCH_S):
                 await self._carry_over(source, target)
+                # What was written last may have been refused.
+                measured = await self._with_complete(migration, target)
         except (NestvecError, TimeoutError) as error:
-            self._switching_since_s = 0.0
-            self._not_before_s = time.monotonic() + _SWITCH_AGAIN_S
-            why = str(error) or "what was written last took too long"
-            said = f"it could not be switched: {why}"
-            await self._change(migration, replace(migration, phase=Phase.READY, said=said))
-            return self._rooms.pauses.retry
+            return await self._switch_later(migration, error)
         self._switching_since_s = 0.0
+        if not measured.may_serve:
+            await self._change(migration, replace(measured, phase=Phase.GATING))
+            return 0.0
+        await self._serve(migration, measured, source, target)
+        return 0.0
+
+    async def _switch_later(self, migration: Migration, error: Exception) -> float:
+        self._switching_since_s = 0.0
+        self._not_before_s = time.monotonic() + _SWITCH_AGAIN_S
+        # It stands in the record until it is tried again, though steps go well until then.
+        self._failing = ""
+        why = str(error) or "what was written last took too long"
+        said = f"it could not be switched: {why}"
+        await self._change(migration, replace(migration, phase=Phase.READY, said=said))
+        return self._rooms.pauses.retry
+
+    async def _serve(
+        self, before: Migration, measured: Migration, source: Collection, target: Collection
+    ) -> None:
+        """Let the name stand for the target."""
         store = self._rooms.store
         after = replace(
-            migration,
+            measured,
             phase=Phase.SWITCHED,
             serving=target.generation,
             said="",
@@ -371,10 +442,9 @@ class Runner:
         backward = copied(target.generation, source.generation)
         there = await store.positions(target, range(target.partitions))
         await store.set_tally(self._name, backward, {str(p): s for p, s in there.items() if s})
-        if await store.switch_generation(migration, after, self._owner) is not None:
+        if await store.switch_generation(before, after, self._owner) is not None:
             _log.info("migration.phase", **self._named(after), phase=after.phase.value)
         self._rooms.catalogue.forget(self._name)
-        return 0.0
 
     async def _carry_over(self, source: Collection, target: Collection) -> None:
         """All that the source holds now, into the target and into its coarse tier."""
@@ -407,14 +477,15 @@ class Runner:
         assert self._forward is not None
         store = self._rooms.store
         old, new = await asyncio.gather(store.usage(source), store.usage(target))
-        figures = self._forward.figures
+        forward, backward = self._forward, self._backward
         numbers = {
             "source_documents": old.documents,
             "target_documents": new.documents,
-            "lag": await self._forward.lag(),
-            "lag_back": 0 if self._backward is None else await self._backward.lag(),
-            "refused": len(figures.refused),
-            "copied": figures.copied,
+            "lag": await forward.lag(),
+            "lag_back": 0 if backward is None else await backward.lag(),
+            "refused": forward.refused,
+            "refused_back": 0 if backward is None else backward.refused,
+            "copied": forward.figures.copied,
         }
         await store.set_tally(self._name, PROGRESS, numbers)
         for one in (target,) if self._backward is None else (target, source):

@@ -36,7 +36,7 @@ def test_a_model_of_the_settings_is_the_same_one_by_its_spec(
             with closing(named):
                 assert named.space == model.space
                 assert told == spec
-    assert spec == ModelSpec(str(tmp_path / "small"))
+    assert spec_of(ModelSection(model="small")) == ModelSpec(str(tmp_path / "small"))
 
 
 def test_a_card_goes_with_it() -> None:
