@@ -80,7 +80,7 @@ soak: install-test
 	@NESTVEC_FAULT_LONG=1 NESTVEC_FAULT_ROUNDS=$(ROUNDS) NESTVEC_FAULT_SEED=$(SEED) \
 		$(BIN)/pytest tests/fault tests/nestvec_cluster/test_deploy.py \
 		tests/nestvec_cluster/test_encoder_deployment.py tests/contract/test_coarse_index.py \
-		tests/nestvec_cluster/test_cli_adapt.py -x $(ARGS)
+		tests/nestvec_cluster/test_cli_adapt.py tests/nestvec_cluster/test_evaluate.py -x $(ARGS)
 
 # Into build/, beside the one in use; what it fetched and encoded is kept for another run.
 model: install-test

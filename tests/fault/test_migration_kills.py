@@ -30,7 +30,7 @@ from tests.support.small_models import save_turned
 
 SEED = int(os.environ.get("NESTVEC_FAULT_SEED", "20261124"))
 COLLECTION = "moving"
-KILLS = 20 if LONG else 2
+KILLS = 20 if LONG else 1
 DOCUMENTS = 2000 if LONG else 150
 # Documents a second: while half of the kills fall, it is being filled. The others find the rest.
 RATE = 10.0

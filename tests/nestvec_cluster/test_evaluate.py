@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.cli import run_cli
 from tests.support.golden_sets import a_golden, real_golden, write_golden
+from tests.support.long_runs import takes_long
 from tests.support.sentences import sentences
 
 MEASURES = {"ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10"}
@@ -133,7 +134,15 @@ def test_a_query_that_no_model_can_encode_is_named(tmp_path: Path) -> None:
 @pytest.mark.golden
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["cranfield", "scifact", "stackfaq", "banking77"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cranfield",
+        pytest.param("scifact", marks=takes_long),
+        "stackfaq",
+        pytest.param("banking77", marks=takes_long),
+    ],
+)
 def test_reranking_fifty_of_a_third_of_the_dimensions_loses_nothing(
     tmp_path: Path, name: str
 ) -> None:
