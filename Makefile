@@ -69,10 +69,10 @@ protos-check: install-test
 	@echo "== generated code"
 	@$(BIN)/python tools/protos.py --check
 
-# In three parts at once: much of it waits for processes to start. Files named in ARGS run alone.
+# In two halves at once: much of it waits for processes to start. Files named in ARGS run alone.
 pytest: install-test
 	@echo "== tests"
-	@$(BIN)/python tools/parts.py $(ARGS)
+	@$(BIN)/python tools/halves.py $(ARGS)
 
 # 200 rounds take about half an hour. The seed is printed with a failure and repeats its kills.
 soak: install-test
