@@ -84,7 +84,6 @@ class Case:
 
 SHORT_CASES = (
     Case(faults.kill_coarse_replica),
-    Case(faults.kill_encoder_replica),
     Case(faults.kill_query_front_end),
     Case(faults.stop_coarse_replica, lasting=True),
     Case(faults.kill_redis, _unavailable_strict),
@@ -93,6 +92,7 @@ SHORT_CASES = (
 LONG_CASES = (
     Case(faults.kill_gcs),
     *SHORT_CASES,
+    Case(faults.kill_encoder_replica),
     Case(faults.kill_ingest),
     Case(faults.kill_whole_shard, _below_coverage, partial=True),
     Case(faults.stop_query_front_end, lasting=True),
