@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import statistics
 import sys
 import time
@@ -47,7 +46,7 @@ from nestvec.query.sampled import AnswerSampler
 from nestvec.telemetry.logs import configure_logs
 from nestvec_cluster.bench_server import child
 from nestvec_cluster.embedded import Applications, running_engine
-from nestvec_cluster.machine import describe_machine
+from nestvec_cluster.machine import cpu_seconds, describe_machine
 from nestvec_cluster.measuring import index_all, wait_until_settled
 from nestvec_cluster.texts import read_texts, sample
 
@@ -303,12 +302,11 @@ async def cost(
             for address, ours in rates.items():
                 ours.append(await _rate(address, asked, block_s))
         # Samples wait now: one pass after another goes on, and nobody asks.
-        began, cpu = time.monotonic(), [_cpu_s(measured_pid), _cpu_s(plain_pid)]
+        pids = (measured_pid, plain_pid)
+        began, cpu = time.monotonic(), [cpu_seconds([pid]) for pid in pids]
         await asyncio.sleep(2 * rounds * block_s)
         passed = time.monotonic() - began
-        used, idle = (
-            _cpu_s(pid) - before for pid, before in zip((measured_pid, plain_pid), cpu, strict=True)
-        )
+        used, idle = (cpu_seconds([pid]) - before for pid, before in zip(pids, cpu, strict=True))
         with NestvecClient(measured, timeout_s=_TIMEOUT_S) as client:
             live = client.live_recall()
     ratios = [a / b for a, b in zip(rates[measured], rates[plain], strict=True)]
@@ -337,12 +335,6 @@ async def _rate(address: str, asked: Sequence[str], seconds: float) -> float:
     async with AsyncNestvecClient(address, timeout_s=_TIMEOUT_S) as client:
         await asyncio.gather(*(caller(client) for _ in range(_CALLERS)))
     return done / seconds
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time of a process, threads included; not of its children."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _fill(address: str, documents: Sequence[IngestDocument]) -> None:

@@ -27,11 +27,12 @@ import typer
 
 from benchmarks.under_writes import server, tell
 from nestvec.adapters.models import ModelCard, ModelSettings, load_model
+from nestvec.adapters.models.card import spec_card
 from nestvec.client import IngestDocument, NestvecClient, SearchResult
 from nestvec.core.arrays import Floats
 from nestvec.core.errors import NestvecError
 from nestvec.core.migration import MigrationStatus, MigrationWish, Phase, ShadowTerms
-from nestvec.core.model_spec import ModelSpec, SpecCard
+from nestvec.core.model_spec import ModelSpec
 from nestvec.core.ports import EmbeddingModel
 from nestvec.core.space import Prompts, Role
 from nestvec.core.tiers import prepare
@@ -139,12 +140,8 @@ def prompted() -> ModelCard:
 
 def migrate(client: NestvecClient, load: Load, rate: float) -> dict[str, float]:
     """Until the new generation serves. Returns how long each phase took."""
-    card = prompted()
-    spec = SpecCard(
-        card.name, card.trained_dims, card.recipe.layer_norm, PROMPTS.query, PROMPTS.document
-    )
     wish = MigrationWish(
-        ModelSpec("default", card=spec),
+        ModelSpec("default", card=spec_card(prompted())),
         golden=False,
         shadow=ShadowTerms(queries=100, share=0.2, latency_ratio=10.0),
         rate=rate,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -138,19 +139,11 @@ def find_truth(
     total = client.describe(collection).documents
     shown = meter.count("searching exactly", total)
     search = ExactSearch(vectors, k + _BEYOND)
-    listed: list[str] = []
-
-    def read() -> None:
+    names = client.ids(collection)
+    while listed := list(islice(names, _IDS_AT_ONCE)):
         for ids, stored in stored_vectors(client, collection, listed):
             search.add(ids, stored)
             shown(search.documents)
-        listed.clear()
-
-    for name in client.ids(collection):
-        listed.append(name)
-        if len(listed) >= _IDS_AT_ONCE:
-            read()
-    read()
     if not search.documents:
         raise ConfigError(f"collection {collection!r} holds no documents; index some first")
     now = client.describe(collection).documents

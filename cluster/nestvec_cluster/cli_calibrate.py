@@ -29,6 +29,7 @@ from nestvec_cluster.cli_options import (
     Address,
     CollectionArgument,
     connected,
+    decimals,
     numbers,
 )
 from nestvec_cluster.machine import describe_machine
@@ -210,10 +211,7 @@ def report_of(collection: str, learned: Learned) -> dict[str, Any]:
 
 
 def _floats(text: str, option: str) -> tuple[float, ...]:
-    try:
-        found = tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        found = ()
+    found = decimals(text, option)
     if not found:
         raise typer.BadParameter(
             f"{text!r}: expected numbers with commas between", param_hint=option

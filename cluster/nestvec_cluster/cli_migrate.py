@@ -195,29 +195,6 @@ def _step(
     _show(after, as_json=False)
 
 
-def _spec(model: str, card: Path | None) -> ModelSpec:
-    from nestvec.adapters.models.card import read_card
-    from nestvec.core.model_spec import ModelSpec, SpecCard
-
-    folder = Path(model).expanduser()
-    place = str(folder.resolve()) if folder.is_dir() else model
-    if card is None:
-        return ModelSpec(place)
-    read = read_card(card)
-    return ModelSpec(
-        place,
-        card=SpecCard(
-            read.name,
-            read.trained_dims or (read.dim,),
-            read.recipe.layer_norm,
-            read.prompts.query,
-            read.prompts.document,
-            read.tasks.query,
-            read.tasks.document,
-        ),
-    )
-
-
 def _golden_measure(
     folder: Path | None, budget: str | None, search_class: str
 ) -> Callable[[NestvecClient, MigrationStatus], Gate] | None:
@@ -330,3 +307,12 @@ def add_to(app: typer.Typer) -> None:
     """Register them."""
     app.add_typer(migrate_app, name="migrate")
     app.command()(rollback)
+
+
+def _spec(model: str, card: Path | None) -> ModelSpec:
+    from nestvec.adapters.models.card import read_card, spec_card
+    from nestvec.core.model_spec import ModelSpec
+
+    folder = Path(model).expanduser()
+    place = str(folder.resolve()) if folder.is_dir() else model
+    return ModelSpec(place, card=None if card is None else spec_card(read_card(card)))

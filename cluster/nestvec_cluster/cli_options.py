@@ -60,6 +60,7 @@ __all__ = [
     "Json",
     "Timeout",
     "connected",
+    "decimals",
     "declared_fields",
     "numbers",
     "out",
@@ -92,6 +93,16 @@ def numbers(text: str | None, option: str) -> tuple[int, ...]:
     """`128,256` as numbers, none for none. Raises typer.BadParameter."""
     try:
         return tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}: expected numbers with commas between", param_hint=option
+        ) from None
+
+
+def decimals(text: str, option: str) -> tuple[float, ...]:
+    """`0.9,0.95` as numbers, none for none. Raises typer.BadParameter."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise typer.BadParameter(
             f"{text!r}: expected numbers with commas between", param_hint=option

@@ -21,7 +21,7 @@ from nestvec.training.measuring import measure_tiers
 from nestvec.training.pairs import Pair, read_pairs, split
 from nestvec.training.settings import Stage, TrainSettings
 from nestvec.training.teacher import Halfs, teacher_vectors
-from nestvec_cluster.cli_options import Json, numbers, out, require_new
+from nestvec_cluster.cli_options import Json, decimals, numbers, out, require_new
 from nestvec_cluster.progress import Phases
 from nestvec_cluster.tables import dump_json
 
@@ -82,7 +82,7 @@ def train(
         model = open_base(base)
     settings = TrainSettings(
         dims=numbers(dims, "--dims"),
-        weights=_decimals(weights, "--weights"),
+        weights=decimals(weights, "--weights"),
         schedule=_stages(schedule),
         dims_per_step=dims_per_step,
         contrastive=contrastive,
@@ -195,20 +195,11 @@ def _embed(
     return embed
 
 
-def _decimals(text: str, option: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r}: expected numbers with commas between", param_hint=option
-        ) from None
-
-
 def _stages(text: str) -> tuple[Stage, ...]:
     stages = []
     for part in text.split():
         begin, colon, dims = part.partition(":")
-        shares = _decimals(begin, "--schedule") if colon else ()
+        shares = decimals(begin, "--schedule") if colon else ()
         if len(shares) != 1 or not 0 <= shares[0] < 1:
             raise typer.BadParameter(
                 f"{part!r}: expected a share of the steps, a colon, and dims, as 0.3:256,768",

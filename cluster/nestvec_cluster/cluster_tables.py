@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nestvec.core.members import (
     EVERY_COLLECTION,
+    Assignment,
     ClusterView,
     Layout,
     Member,
@@ -79,12 +80,7 @@ def status_data(status: ClusterStatus) -> dict[str, Any]:
         "assignments": {
             name: {
                 kind: None if layout is None else str(layout)
-                for kind, layout in (
-                    ("current", one.current),
-                    ("coming", one.coming),
-                    ("previous", one.previous),
-                    ("left", one.left),
-                )
+                for kind, layout in _kinds(one).items()
             }
             for name, one in view.assignments.items()
         },
@@ -177,12 +173,7 @@ def _holds(view: ClusterView, layout: Layout) -> list[str]:
     """Which collections, and while one moves between layouts: as which of them."""
     told = []
     for name, one in sorted(view.assignments.items()):
-        kinds = {
-            "current": one.current,
-            "coming": one.coming,
-            "previous": one.previous,
-            "left": one.left,
-        }
+        kinds = _kinds(one)
         moves = one.layouts() != (one.current,)
         named = "all others" if name == EVERY_COLLECTION else name
         told += [f"{named} ({kind})" if moves else named for kind in kinds if kinds[kind] == layout]
@@ -231,3 +222,13 @@ def _table(*headers: str) -> Table:
     for header in headers:
         table.add_column(header, no_wrap=True, overflow="ellipsis")
     return table
+
+
+def _kinds(one: Assignment) -> dict[str, Layout | None]:
+    """Its layouts, by what they are to it."""
+    return {
+        "current": one.current,
+        "coming": one.coming,
+        "previous": one.previous,
+        "left": one.left,
+    }

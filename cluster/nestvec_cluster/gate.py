@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +15,9 @@ from rich.console import Console
 import nestvec
 from nestvec.client import NestvecClient
 from nestvec.core.errors import ConfigError
+from nestvec.core.tiers import nearest_of, nearest_tier
 from nestvec.quality.conformance import Finding, Outcome
-from nestvec.quality.golden import GoldenSet, load_golden
+from nestvec.quality.golden import GoldenSet
 from nestvec.quality.release import (
     Measured,
     ReleaseBudget,
@@ -28,7 +28,7 @@ from nestvec.quality.release import (
 from nestvec.quality.timing import median_ratio
 from nestvec_cluster.bench_rounds import Target, echo_of, measure_latencies, measure_payloads
 from nestvec_cluster.bench_server import child
-from nestvec_cluster.evaluate import COLLECTION, Wishes, measure_golden
+from nestvec_cluster.evaluate import COLLECTION, Wishes, measure_golden, read_set
 from nestvec_cluster.findings import print_counts, print_finding
 from nestvec_cluster.gating import DRAWS, Subject, check_served, probe_served
 from nestvec_cluster.machine import describe_machine
@@ -83,7 +83,7 @@ def gate(
     before = None if previous is None else read_card(previous)
     phases = Phases(Console(stderr=True))
     with phases.timed("read", "reading the golden set"):
-        chosen = _sampled(load_golden(golden), queries)
+        chosen = read_set(golden, None, False, queries)
     overrides: dict[str, Any] = {
         "encoder.model": model,
         "server.deadline_cap_s": _TIMEOUT_S,
@@ -114,13 +114,6 @@ def gate(
         raise typer.Exit(1)
 
 
-def _sampled(golden: GoldenSet, queries: int | None) -> GoldenSet:
-    kept = {name: golden.queries[name] for name in sample(list(golden.queries), queries)}
-    return GoldenSet(
-        golden.name, golden.documents, kept, golden.judgments, golden.without_positives
-    )
-
-
 def _measure(
     golden: GoldenSet,
     budget: ReleaseBudget,
@@ -145,7 +138,7 @@ def _measure(
         server = client.server()
         # What would be served: the tiers that the classes need.
         classes = {one.name: one.coarse_dim for one in server.search_classes}
-        needed = {_nearest(dim, server.space.trained_dims) for dim in classes.values()}
+        needed = {nearest_tier(dim, server.space) for dim in classes.values()}
         dims = tuple(sorted(budget.tiers.keys() | needed))
         wishes = Wishes(False, None, budget.width, (budget.width,), dims, _LATENCY_QUERIES)
         evaluation = measure_golden(client, address, golden, wishes, phases)
@@ -176,16 +169,11 @@ def _measure(
         space=server.space,
         evaluation=evaluation,
         ratios={name: median_ratio(timings[name], timings[echo_of(name)]) for name in classes},
-        classes={name: _nearest(dim, described.tiers) for name, dim in classes.items()},
+        classes={name: nearest_of(dim, described.tiers) for name, dim in classes.items()},
         probe=probe,
         version=nestvec.__version__,
     )
     return measured, findings
-
-
-def _nearest(wanted: int, tiers: Sequence[int]) -> int:
-    """The tier that a class gets: the shortest that is not shorter than it wants."""
-    return next((dim for dim in tiers if dim >= wanted), tiers[-1])
 
 
 def _last_words(log: Path) -> str:

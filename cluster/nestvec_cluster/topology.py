@@ -11,9 +11,8 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -32,6 +31,7 @@ from nestvec.config import (
     LogSection,
     ModelSection,
     StoreSection,
+    read_yaml,
     require_cross_encoder,
 )
 from nestvec.core.collection import check_name
@@ -330,12 +330,7 @@ def _check_collection(name: str, one: CollectionTopology) -> None:
 
 def load_topology(path: Path) -> Topology:
     """Read a cluster.yaml. Raises ConfigError, one line for each thing that is wrong."""
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected `name:` and sections, got a {type(data).__name__}")
     # A section whose every line is a comment reads as null.

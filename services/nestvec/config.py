@@ -459,6 +459,16 @@ class Settings(_Section):
         return str(self.store.data_dir / "snapshots")
 
 
+def read_yaml(path: Path) -> Any:
+    """What a file holds; None where it is empty. Raises ConfigError."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from None
+
+
 def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read `path`, or the defaults where there is none.
 
@@ -467,12 +477,7 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any] | None = None)
     """
     data: Any = {}
     if path is not None:
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: is not YAML: {error}") from None
+        data = read_yaml(path)
         data = {} if data is None else data
         if not isinstance(data, dict):
             raise ConfigError(

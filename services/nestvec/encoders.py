@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest, SpaceMismatch
 from nestvec.core.model_spec import ModelSpec
-from nestvec.core.ports import Encoder, Encoders, ServedModel
+from nestvec.core.ports import CollectionEncoders, Encoder, ServedModel
 from nestvec.core.space import Space
 
 
 async def encoder_of(
-    encoders: Encoders, collection: Collection, instead: str, timeout_s: float | None = None
+    encoders: CollectionEncoders,
+    collection: Collection,
+    instead: str,
+    timeout_s: float | None = None,
 ) -> Encoder:
     """The one that makes a collection's vectors, of texts and of queries.
 

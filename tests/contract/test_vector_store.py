@@ -277,6 +277,7 @@ async def test_usage_counts_live_documents_and_their_bytes(store: VectorStore) -
     await store.delete(docs, some_deletions(names[:100]))
     usage = await store.usage(docs)
     assert usage.documents == 200
+    assert await store.count(docs) == 200
     assert 1544 <= usage.vector_bytes_per_document < 1544 * 1.4
     assert 200 <= usage.payload_bytes_per_document < 500
     assert usage.used_memory_bytes >= 300 * 1744

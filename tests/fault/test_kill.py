@@ -17,7 +17,7 @@ import pytest
 from nestvec.client import NestvecClient
 from tests.fault.history import History
 from tests.fault.processes import PATIENCE_S, Processes
-from tests.fault.writing import Writer, problems_of
+from tests.fault.writing import Writer, check
 
 ROUNDS = int(os.environ.get("NESTVEC_FAULT_ROUNDS", "5"))
 SEED = int(os.environ.get("NESTVEC_FAULT_SEED", "20261124"))
@@ -42,7 +42,8 @@ def test_nothing_acknowledged_is_lost_and_nothing_deleted_returns(processes: Pro
             # Each role in turn, so that a short run kills all of them.
             role = Processes.ROLES[number % len(Processes.ROLES)]
             killed_after = run_round(processes, history, chosen, role)
-            settle_and_check(client, processes, history, f"{number}: {role} {killed_after:.3f} s")
+            when = f"round {number}: {role} {killed_after:.3f} s"
+            check(client, processes, COLLECTION, history, when)
     assert history.acknowledged > 10 * ROUNDS
 
 
@@ -67,11 +68,3 @@ def run_round(processes: Processes, history: History, chosen: random.Random, rol
         for writer in writers:
             writer.stop()
     return killed_after
-
-
-def settle_and_check(
-    client: NestvecClient, processes: Processes, history: History, when: str
-) -> None:
-    problems = problems_of(client, COLLECTION, history)
-    logs = "\n".join(f"--- {role}\n{processes.log(role)}" for role in ("coarse", "engine"))
-    assert not problems, f"round {when}\n" + "\n".join(problems[:20]) + f"\n{logs}"

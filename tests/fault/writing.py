@@ -13,9 +13,9 @@ from typing import TypeVar
 from nestvec.client import AckName, IngestDocument, NestvecClient
 from nestvec.core.errors import NestvecError
 from tests.fault.history import History
+from tests.fault.processes import PATIENCE_S, Processes
 
 Result = TypeVar("Result")
-PATIENCE_S = 60.0
 ACKS: tuple[AckName, ...] = ("stored", "searchable")
 NAMES_PER_WRITER = 150
 _CALL_S = 3.0
@@ -102,15 +102,29 @@ def versions() -> Iterator[int]:
     return count(1)
 
 
+def check(
+    client: NestvecClient, processes: Processes, collection: str, history: History, when: str
+) -> None:
+    """That all is as it was acknowledged; else what is not, and what the processes said."""
+    problems = problems_of(client, collection, history)
+    logs = "\n".join(f"--- {role}\n{processes.log(role)}" for role in ("coarse", "engine"))
+    assert not problems, f"{when}\n" + "\n".join(problems[:20]) + f"\n{logs}"
+
+
+def contents_of(client: NestvecClient, collection: str, history: History) -> dict[str, str]:
+    """id -> text of all that was ever written and is there."""
+    found: dict[str, str] = {}
+    for names in _batches(history.names(), 200):
+        documents = patient(partial(client.get, collection, names)).documents
+        found |= {document.id: document.text for document in documents}
+    return found
+
+
 def problems_of(client: NestvecClient, collection: str, history: History) -> list[str]:
     """All that is not as it was acknowledged: read by id, compared with the store by `verify`, and
     searched. Nothing may be written meanwhile.
     """
-    found = {}
-    for names in _batches(history.names(), 200):
-        for document in patient(partial(client.get, collection, names)).documents:
-            found[document.id] = document.text
-    problems = history.settle(found)
+    problems = history.settle(contents_of(client, collection, history))
     verification = patient(lambda: client.verify(collection))
     if not verification.clean:
         problems.append(f"verify: {verification}")

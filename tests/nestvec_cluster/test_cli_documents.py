@@ -403,6 +403,8 @@ def test_search_as_json_has_everything_the_answer_admits(nestvec: Nestvec, fille
         "failure_probability",
         "generation",
         "explanation",
+        "cross_encoder",
+        "plan",
     }
     assert data["hits"][0].keys() == {"id", "score", "text", "fields"}
     assert data["hits"][0]["id"] == "cat"

@@ -305,6 +305,9 @@ class MemoryStore:
             for start in range(0, len(live), _IDS_PER_BATCH):
                 yield live[start : start + _IDS_PER_BATCH]
 
+    async def count(self, collection: Collection) -> int:
+        return sum(len(one.ids) for one in self._of(collection).partitions.values())
+
     async def usage(self, collection: Collection) -> StoreUsage:
         partitions = list(self._of(collection).partitions.values())
         pairs = [one.value(sequence) for one in partitions for sequence, _ in one.ids.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from nestvec.adapters.models.card import ModelCard, Tasks, read_card
+from nestvec.adapters.models.card import ModelCard, Tasks, read_card, spec_card
 from nestvec.adapters.models.factory import load_model, origin_of
 from nestvec.adapters.models.settings import EndpointSettings, LocalSettings, ModelSettings
 from nestvec.config import ModelSection
@@ -36,7 +36,7 @@ def spec_of(section: ModelSection) -> ModelSpec | None:
         model=_absolute(model, bool(url)),
         url=_public(url),
         revision=section.revision,
-        card=None if card is None else _spec_card(card),
+        card=None if card is None else spec_card(card),
     )
 
 
@@ -110,18 +110,6 @@ def _public(url: str) -> str:
     """Without user and password: a record is read by everybody who reads the store."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-
-
-def _spec_card(card: ModelCard) -> SpecCard:
-    return SpecCard(
-        name=card.name,
-        trained_dims=card.trained_dims or (card.dim,),
-        layer_norm=card.recipe.layer_norm,
-        query_prompt=card.prompts.query,
-        document_prompt=card.prompts.document,
-        query_task=card.tasks.query,
-        document_task=card.tasks.document,
-    )
 
 
 def _card(card: SpecCard) -> ModelCard:

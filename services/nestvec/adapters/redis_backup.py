@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_keys import Keyspace, entry_value, read_entry
 from nestvec.adapters.redis_pool import Command
+from nestvec.adapters.redis_reads import hash_pages
 from nestvec.adapters.redis_scripts import RESTORE
 from nestvec.adapters.redis_writes import BYTES_PER_TRANSACTION
 from nestvec.adapters.store_rules import require_restorable
@@ -33,27 +34,18 @@ class RedisBackup:
         over.
         """
         ids = self._keys.of(collection).ids[partition]
-        cursor = b"0"
-        while True:
-            cursor, fields = await self._client.call(
-                b"HSCAN", ids, cursor, b"COUNT", _DOCUMENTS_PER_STEP
-            )
-            # A small hash comes whole, whatever the count.
-            step = 2 * _DOCUMENTS_PER_STEP
-            for start in range(0, len(fields), step):
-                found = await self._read(collection, partition, fields[start : start + step])
-                if found:
-                    yield found
-            if cursor == b"0":
-                return
+        async for pairs in hash_pages(self._client, ids, _DOCUMENTS_PER_STEP):
+            found = await self._read(collection, partition, pairs)
+            if found:
+                yield found
 
     async def _read(
-        self, collection: Collection, partition: int, fields: list[bytes]
+        self, collection: Collection, partition: int, pairs: list[tuple[bytes, bytes]]
     ) -> list[StoredDocument]:
         keys = self._keys.of(collection)
         entries = [
             (name.decode(), *entry)
-            for name, value in zip(fields[::2], fields[1::2], strict=True)
+            for name, value in pairs
             if (entry := read_entry(value)) is not None
         ]
         if not entries:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_keys import Keyspace, read_entry, read_tombstone
 from nestvec.adapters.redis_pool import Command
-from nestvec.adapters.redis_reads import RedisReads, chunks
+from nestvec.adapters.redis_reads import RedisReads, chunks, hash_pages
 from nestvec.adapters.store_rules import by_partition, external_id_in
 from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
@@ -29,7 +29,8 @@ class RedisCopying:
         self, collection: Collection, partition: int
     ) -> AsyncIterator[list[StoredVersion]]:
         """A map entry that cannot be read is passed over."""
-        async for pairs in self._scan(self._keys.of(collection).ids[partition]):
+        ids = self._keys.of(collection).ids[partition]
+        async for pairs in hash_pages(self._client, ids, _FIELDS_PER_STEP):
             found = [
                 StoredVersion(name.decode(), *entry)
                 for name, value in pairs
@@ -42,7 +43,8 @@ class RedisCopying:
         self, collection: Collection, partition: int
     ) -> AsyncIterator[list[tuple[str, int]]]:
         """One that cannot be read is passed over."""
-        async for pairs in self._scan(self._keys.of(collection).tombstones[partition]):
+        buried = self._keys.of(collection).tombstones[partition]
+        async for pairs in hash_pages(self._client, buried, _FIELDS_PER_STEP):
             found = [
                 (name.decode(), version)
                 for name, value in pairs
@@ -50,19 +52,6 @@ class RedisCopying:
             ]
             if found:
                 yield found
-
-    async def _scan(self, key: bytes) -> AsyncIterator[list[tuple[bytes, bytes]]]:
-        cursor = b"0"
-        while True:
-            cursor, fields = await self._client.call(
-                b"HSCAN", key, cursor, b"COUNT", _FIELDS_PER_STEP
-            )
-            pairs = list(zip(fields[::2], fields[1::2], strict=True))
-            # A small hash comes whole, whatever the count.
-            for start in range(0, len(pairs), _FIELDS_PER_STEP):
-                yield pairs[start : start + _FIELDS_PER_STEP]
-            if cursor == b"0":
-                return
 
     async def versions(
         self, collection: Collection, external_ids: Sequence[str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TypeVar
 
 from nestvec.adapters.redis_client import RedisClient
@@ -69,3 +69,20 @@ def chunks(items: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
     """(start, items) of at most `KEYS_PER_COMMAND`."""
     for start in range(0, len(items), KEYS_PER_COMMAND):
         yield start, items[start : start + KEYS_PER_COMMAND]
+
+
+async def hash_pages(
+    client: RedisClient, key: bytes, count: int
+) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+    """Fields and values of a hash, at most `count` at once; each at least once if it is there
+    through the whole scan.
+    """
+    cursor = b"0"
+    while True:
+        cursor, fields = await client.call(b"HSCAN", key, cursor, b"COUNT", count)
+        pairs = list(zip(fields[::2], fields[1::2], strict=True))
+        # A small hash comes whole, whatever the count.
+        for start in range(0, len(pairs), count):
+            yield pairs[start : start + count]
+        if cursor == b"0":
+            return

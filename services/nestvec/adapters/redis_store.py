@@ -295,6 +295,12 @@ class RedisStore:
                 if cursor == b"0":
                     break
 
+    async def count(self, collection: Collection) -> int:
+        await self._require_format()
+        ids = self._keys.of(collection).ids
+        lengths: list[int] = await self._client.batch([(b"HLEN", key) for key in ids])
+        return sum(lengths)
+
     async def usage(self, collection: Collection) -> StoreUsage:
         """The id map and the log count with the vectors; payloads stand apart."""
         await self._require_format()

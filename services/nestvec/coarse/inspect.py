@@ -18,7 +18,7 @@ from nestvec.coarse.search import scan_count, unit_heads
 from nestvec.coarse.segment import CoarseRows, View
 from nestvec.coarse.tier import Tier
 from nestvec.coarse.verify import different_rows
-from nestvec.core.arrays import Bools, Floats, Ids
+from nestvec.core.arrays import Floats, Ids
 from nestvec.core.inspection import Inspection, InspectionRequest
 
 # From the median deviation to the standard deviation of a Gaussian.
@@ -50,12 +50,11 @@ def inspect_tier(
 
 def _here(view: View, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which of `ids` live in a segment, and the rows that they have there."""
-    held = view.segment.columns.ids
-    places = np.minimum(np.searchsorted(held, ids), max(len(held) - 1, 0))
-    here: Bools = held[places] == ids
-    if view.alive is not None:
-        here &= view.alive[places]
-    return np.flatnonzero(here), places[here]
+    pairs, places = view.segment.columns.places_of(ids)
+    if view.alive is None:
+        return pairs, places
+    alive = view.alive[places]
+    return pairs[alive], places[alive]
 
 
 def _inspect_query(

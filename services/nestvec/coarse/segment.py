@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nestvec.coarse.field_columns import (
     NO_FIELDS,
@@ -131,12 +132,16 @@ class Columns:
 
     def rows_of(self, ids: Ids) -> np.ndarray:
         """Row numbers of those of `ids` that are here."""
+        return self.places_of(ids)[1]
+
+    def places_of(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(places in `ids`, row numbers here) of those that are here."""
         if not len(self.ids):
-            return np.empty(0, np.int64)
+            return np.empty(0, np.int64), np.empty(0, np.int64)
         rows = np.searchsorted(self.ids, ids)
         rows[rows == len(self.ids)] = 0
-        here: np.ndarray = rows[self.ids[rows] == ids]
-        return here
+        places = np.flatnonzero(self.ids[rows] == ids)
+        return places, rows[places]
 
 
 def encode_columns(

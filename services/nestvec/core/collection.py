@@ -19,7 +19,7 @@ from nestvec.core.measured import Coded, Evidence
 from nestvec.core.model_spec import ModelSpec
 from nestvec.core.placement import DEFAULT_PARTITIONS, MAX_PARTITIONS
 from nestvec.core.space import Space
-from nestvec.core.tiers import accept_vectors, require_trained, truncate
+from nestvec.core.tiers import accept_vectors, nearest_of, require_trained, truncate
 
 _FORMAT = 1
 # Names become part of keys and metric labels; braces, colons and blanks must stay out of them.
@@ -114,7 +114,7 @@ class Collection:
 
     def nearest_tier(self, wanted: int) -> int:
         """The smallest served tier of at least `wanted`, or the longest one."""
-        return next((dim for dim in self.tiers if dim >= wanted), self.tiers[-1])
+        return nearest_of(wanted, self.tiers)
 
     def project(self, vectors: Floats) -> Floats:
         """Full vectors of the space, cut to what this collection stores and scores at.
@@ -122,6 +122,14 @@ class Collection:
         vectors: (n, space.dim) float32, unit rows. Returns (n, store_dim) float32, unit rows.
         """
         return truncate(vectors, self.store_dim, self.space)
+
+    def searchable(self, vectors: Floats) -> Floats:
+        """`vectors`, (n, store_dim), after making sure that every tier can be cut from them. Raises
+        DegenerateVector.
+        """
+        for dim in self.tiers:
+            truncate(vectors, dim, self.space)
+        return vectors
 
     def accept(self, vectors: Floats, field_name: str) -> Floats:
         """Check a caller's own vectors and cut them to what this collection stores.

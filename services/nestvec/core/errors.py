@@ -48,6 +48,13 @@ def rebuilt(kind: type[NestvecError], message: str, facts: dict[str, typing.Any]
     return error
 
 
+def told(error: BaseException) -> str:
+    """For logs and callers: this tree's own messages are made to be read; of others the kind alone,
+    since their text may hold anything, a document's too.
+    """
+    return str(error) if isinstance(error, NestvecError) else type(error).__name__
+
+
 class InvalidRequest(NestvecError):
     """The caller's input is wrong. `field` is the path of the offending field, dots between."""
 

@@ -7,7 +7,7 @@ hardware. Whoever opens it compares the space with the collection's: a name is n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,3 +69,8 @@ class ModelSpec:
         if card is not None:
             card = SpecCard(**{**card, "trained_dims": tuple(card["trained_dims"])})
         return cls(data["model"], data["url"], data["revision"], card)
+
+
+def is_meant(model: ModelSpec, spec: ModelSpec | None, names: Collection[str]) -> bool:
+    """Whether a person who says `model` means the one of this spec, known by these names."""
+    return spec == model or (model == ModelSpec(model.model) and model.model in names)

@@ -75,19 +75,12 @@ class ServedModel:
     spec: ModelSpec | None = None
 
 
-class Encoders(Protocol):
-    """The encoders of one server, one a space: a collection is asked in its own, and while it moves
-    to a new model there are two. For a collection's: `nestvec.encoders.encoder_of`.
-    """
+class CollectionEncoders(Protocol):
+    """As much of `Encoders` as encoding for collections takes: see `encoders.encoder_of`."""
 
     @property
     def default(self) -> Encoder:
         """The one that the settings name: new collections are made in its space."""
-        ...
-
-    @property
-    def open_now(self) -> Sequence[ServedModel]:
-        """Those that are open, the default first. Others may be opened when they are needed."""
         ...
 
     async def of(
@@ -100,6 +93,17 @@ class Encoders(Protocol):
         now. Raises WorkerUnavailable where a model that may be the one cannot be opened, and
         BudgetSpent after `timeout_s` (the opening goes on).
         """
+        ...
+
+
+class Encoders(CollectionEncoders, Protocol):
+    """The encoders of one server, one a space: a collection is asked in its own, and while it moves
+    to a new model there are two. For a collection's: `nestvec.encoders.encoder_of`.
+    """
+
+    @property
+    def open_now(self) -> Sequence[ServedModel]:
+        """Those that are open, the default first. Others may be opened when they are needed."""
         ...
 
     async def by_fingerprint(self, fingerprint: str, timeout_s: float | None = None) -> Encoder:
@@ -888,6 +892,10 @@ class VectorStore(Protocol):
         """From payloads, without reading their texts; None where the payload is gone, or damaged
         where the id stands.
         """
+        ...
+
+    async def count(self, collection: Collection) -> int:
+        """How many documents live: `usage` without what takes long to measure."""
         ...
 
     async def usage(self, collection: Collection) -> StoreUsage:

@@ -5,6 +5,7 @@ Source: Kusupati et al. 2022, Matryoshka Representation Learning, arXiv 2205.131
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,14 @@ def require_trained(dim: int, space: Space, field: str = "dim") -> int:
     return dim
 
 
+def nearest_of(wanted: int, dims: Sequence[int]) -> int:
+    """The smallest of at least `wanted`, or the longest. dims: ascending."""
+    return next((dim for dim in dims if dim >= wanted), dims[-1])
+
+
 def nearest_tier(wanted: int, space: Space) -> int:
     """The smallest trained dimension of at least `wanted`, or the full one: never a worse tier."""
-    return next((dim for dim in space.trained_dims if dim >= wanted), space.dim)
+    return nearest_of(wanted, space.trained_dims)
 
 
 def prepare(outputs: Floats, space: Space, field: str = "vector") -> Floats:

@@ -20,9 +20,9 @@ from nestvec.core.arrays import Floats
 from nestvec.core.errors import (
     ConfigError,
     InvalidRequest,
-    NestvecError,
     WorkerUnavailable,
     WouldNotFit,
+    told,
 )
 from nestvec.core.ports import PairModel
 from nestvec.core.space import Role
@@ -175,15 +175,10 @@ class CrossEncoderApp:
         try:
             await self._batcher.run(pairs, Role.QUERY, _WARM_UP_S)
         except Exception as error:  # noqa: BLE001  whatever a model's library raises
-            _log.warning("cross_encoder.measurement_failed", model=self.name, error=_told(error))
+            _log.warning("cross_encoder.measurement_failed", model=self.name, error=told(error))
         finally:
             self._measuring = None
 
 
 def _warm_up_pairs(count: int, chars: int) -> list[tuple[str, str]]:
     return [(_QUERY, (_TEXT * (chars // len(_TEXT) + 1))[:chars])] * count
-
-
-def _told(error: Exception) -> str:
-    # Of a library's own errors, the text may hold a document's.
-    return str(error) if isinstance(error, NestvecError) else type(error).__name__

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from nestvec.core.errors import BudgetSpent, NestvecError, WorkerUnavailable
-from nestvec.core.model_spec import ModelSpec
+from nestvec.core.errors import BudgetSpent, WorkerUnavailable, told
+from nestvec.core.model_spec import ModelSpec, is_meant
 from nestvec.core.ports import ServedModel
 from nestvec.telemetry.logs import logger
 
@@ -42,7 +42,7 @@ class LazyModel:
     def is_named(self, model: ModelSpec) -> bool:
         """Whether a person who says `model` means this one."""
         names = {self.name, *([self.served.encoder.space.model] if self.served else [])}
-        return self.spec == model or (model == ModelSpec(model.model) and model.model in names)
+        return is_meant(model, self.spec, names)
 
     async def get(self, deadline_s: float | None = None) -> ServedModel:
         """Open, or as it is open. Raises WorkerUnavailable where it cannot be opened, and
@@ -74,7 +74,7 @@ class LazyModel:
         except Exception as error:  # noqa: BLE001  whatever a model's library raises
             self.failure = error
             self._again_s = asyncio.get_running_loop().time() + self._pause_s
-            _log.error("encoder.not_opened", model=self.name, why=_told(error))
+            _log.error("encoder.not_opened", model=self.name, why=told(error))
         else:
             self.failure = None
             space = self.served.encoder.space
@@ -83,12 +83,7 @@ class LazyModel:
             self._opening = None
 
     def _unavailable(self, wait_s: float) -> WorkerUnavailable:
-        why = "" if self.failure is None else f" ({_told(self.failure)})"
+        why = "" if self.failure is None else f" ({told(self.failure)})"
         return WorkerUnavailable(
             f"model {self.name} cannot be opened here{why}; it is tried again in {wait_s:.0f} s"
         )
-
-
-def _told(error: Exception) -> str:
-    # Of a library's own errors, the text may be anything.
-    return str(error) if isinstance(error, NestvecError) else type(error).__name__

@@ -19,7 +19,7 @@ from nestvec.core.errors import (
     SpaceMismatch,
     WorkerUnavailable,
 )
-from nestvec.core.model_spec import ModelSpec
+from nestvec.core.model_spec import ModelSpec, is_meant
 from nestvec.core.ports import Encoder, ServedModel
 from nestvec.core.space import Space
 from nestvec.encoder.lazy import LazyModel
@@ -82,7 +82,7 @@ class ServedEncoders:
         self, model: ModelSpec | None = None, timeout_s: float | None = None
     ) -> ServedModel:
         """See ports.Encoders."""
-        if model is None or self._is_default(model):
+        if model is None or is_meant(model, self._default.spec, {self.default.space.model}):
             return self._default
         deadline_s = _deadline_s(timeout_s)
         for one in self._listed:
@@ -196,12 +196,6 @@ class ServedEncoders:
             )
         for spec in idle:
             del self._named[spec]
-
-    def _is_default(self, model: ModelSpec) -> bool:
-        names = (self.default.space.model,)
-        return self._default.spec == model or (
-            model == ModelSpec(model.model) and model.model in names
-        )
 
     def _unlisted(self, model: ModelSpec) -> str:
         names = ", ".join([self.default.space.model, *(one.name for one in self._listed)])

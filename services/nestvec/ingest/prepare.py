@@ -19,7 +19,6 @@ from nestvec.core.errors import (
 from nestvec.core.fields import check_values
 from nestvec.core.ports import Encoder, Encoders
 from nestvec.core.space import Role
-from nestvec.core.tiers import truncate
 from nestvec.encoders import encoder_of
 from nestvec.ingest.batch import Item, Prepared, Refusal
 
@@ -111,7 +110,7 @@ class Preparer:
 
     def _keep(self, prepared: Prepared, numbers: list[int], vectors: Floats, rows: Rows) -> None:
         try:
-            stored = _searchable(prepared.collection, prepared.collection.project(vectors))
+            stored = prepared.collection.searchable(prepared.collection.project(vectors))
         except InvalidRequest:
             # Some tier cannot be cut from some row: one by one, to tell which.
             for number, vector in zip(numbers, vectors, strict=True):
@@ -159,13 +158,6 @@ def _take(prepared: Prepared, number: int, vector: Floats, rows: Rows) -> None:
     collection = prepared.collection
     try:
         one = collection.accept(vector[None, :], "document.vector")
-        rows[number] = _searchable(collection, one)[0]
+        rows[number] = collection.searchable(one)[0]
     except InvalidRequest as error:
         prepared.refuse(number, Refusal.INVALID, str(error))
-
-
-def _searchable(collection: Collection, vectors: Floats) -> Floats:
-    """`vectors`, (n, store_dim), after making sure that every tier can be cut from them."""
-    for dim in collection.tiers:
-        truncate(vectors, dim, collection.space)
-    return vectors

@@ -159,20 +159,20 @@ class LiveRecall:
 
     async def _live(self, collection: Collection) -> AsyncIterator[Ids]:
         """Internal ids of all documents, each once, so many at a time as are scored at once."""
-        left: list[Ids] = []
+        left: Ids = np.empty(0, np.int64)
         for partition in range(collection.partitions):
             ids = self._store.live_ids(collection, range(partition, partition + 1))
             batches = []
             while (batch := await self.budget.metered(_next(ids))) is not None:
                 batches.append(batch)
-            # A scan may name an id twice.
-            left += [np.unique(np.concatenate(batches))] if batches else []
-            while sum(map(len, left)) >= _SCORED_AT_ONCE:
-                ids_now = np.concatenate(left)
-                yield ids_now[:_SCORED_AT_ONCE]
-                left = [ids_now[_SCORED_AT_ONCE:]]
-        if sum(map(len, left)):
-            yield np.concatenate(left)
+            if batches:
+                # A scan may name an id twice.
+                left = np.concatenate([left, np.unique(np.concatenate(batches))])
+            while len(left) >= _SCORED_AT_ONCE:
+                yield left[:_SCORED_AT_ONCE]
+                left = left[_SCORED_AT_ONCE:]
+        if len(left):
+            yield left
 
     # --- what it comes to -----------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nestvec.config import read_yaml
 from nestvec.core.errors import ConfigError
 from nestvec.core.space import Space
 from nestvec.quality.conformance import Finding, Outcome
@@ -63,12 +63,7 @@ class ReleaseBudget(_Section):
 
 def read_release_budget(path: Path) -> ReleaseBudget:
     """Raises ConfigError, one line for each thing that is wrong."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from None
+    data = read_yaml(path)
     try:
         return ReleaseBudget.model_validate({} if data is None else data)
     except ValidationError as error:

@@ -21,9 +21,9 @@ from nestvec.core.coverage import DegradationKind
 from nestvec.core.errors import (
     BudgetSpent,
     InvalidRequest,
-    NestvecError,
     Overloaded,
     WouldNotFit,
+    told,
 )
 from nestvec.core.ports import PairScorer
 from nestvec.query.answer import Answer, Hit
@@ -141,7 +141,7 @@ class CrossEncoding:
             raise self._failed("it was begun, and the deadline passed") from None
         except Exception as error:
             # Whatever a scorer's library raises.
-            raise self._failed(_told(error)) from error
+            raise self._failed(told(error)) from error
         if scores.shape != (len(documents),):
             raise self._failed(f"scores of shape {scores.shape} for {len(documents)} texts")
         if not np.isfinite(scores).all():
@@ -163,8 +163,3 @@ def _ordered(hits: Sequence[Hit], scores: Floats) -> list[Hit]:
     """Best first; equal ones in the order that they stand in."""
     order = np.argsort(-scores, kind="stable")
     return [hits[row]._replace(cross_score=float(scores[row])) for row in order]
-
-
-def _told(error: Exception) -> str:
-    """The tree's own messages are made to be read by callers; of others only what kind it was."""
-    return str(error) if isinstance(error, NestvecError) else type(error).__name__

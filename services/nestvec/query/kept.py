@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cachetools import LRUCache
 
 from nestvec.core.arrays import Floats
 from nestvec.core.model_spec import ModelSpec
-from nestvec.core.ports import Encoder, Encoders, ServedModel
+from nestvec.core.ports import CollectionEncoders, Encoder
 from nestvec.core.space import Role, Space
 
 # What a query takes in memory beside its text and vector: objects, and its place in the cache.
@@ -54,38 +53,21 @@ class KeptQueries:
 
 
 class KeptEncoders:
-    """Encoders that remember single short queries, all in one room. Fills ports.Encoders."""
+    """Encoders that remember single short queries, all in one room. Fills
+    ports.CollectionEncoders.
+    """
 
-    def __init__(self, encoders: Encoders, max_bytes: int) -> None:
+    def __init__(self, encoders: CollectionEncoders, max_bytes: int) -> None:
         """max_bytes: of all spaces together; 0 keeps nothing."""
         self._encoders = encoders
         self._kept: Kept = LRUCache(max_bytes, getsizeof=_size_of)
         self.default: Encoder = KeptQueries(encoders.default, self._kept)
 
-    @property
-    def open_now(self) -> Sequence[ServedModel]:
-        """See ports.Encoders."""
-        return [replace(one, encoder=self._keeping(one.encoder)) for one in self._encoders.open_now]
-
     async def of(
         self, space: Space, model: ModelSpec | None = None, timeout_s: float | None = None
     ) -> Encoder:
-        """See ports.Encoders."""
-        return self._keeping(await self._encoders.of(space, model, timeout_s))
-
-    async def by_fingerprint(self, fingerprint: str, timeout_s: float | None = None) -> Encoder:
-        """See ports.Encoders."""
-        return self._keeping(await self._encoders.by_fingerprint(fingerprint, timeout_s))
-
-    async def named(
-        self, model: ModelSpec | None = None, timeout_s: float | None = None
-    ) -> ServedModel:
-        """See ports.Encoders."""
-        one = await self._encoders.named(model, timeout_s)
-        return replace(one, encoder=self._keeping(one.encoder))
-
-    def _keeping(self, encoder: Encoder) -> Encoder:
-        return KeptQueries(encoder, self._kept)
+        """See ports.CollectionEncoders."""
+        return KeptQueries(await self._encoders.of(space, model, timeout_s), self._kept)
 
 
 def _size_of(vectors: Floats) -> int:

@@ -127,6 +127,11 @@ class Plan:
         return max(self.k, self.cross_encode, 0 if self.promise is None else self.promise.k)
 
     @property
+    def asks(self) -> int:
+        """How many hits the coarse search is asked for."""
+        return self.candidates if self.rerank else self.reads
+
+    @property
     def certified_k(self) -> int:
         """How many hits are to be certified; 0 where the class does not ask for it, and for a plan
         that was measured and chosen because it is cheap, or is being measured for that.

@@ -53,7 +53,7 @@ class AnswerSampler:
                 search_class=plan.search_class.name,
                 coarse_dim=plan.coarse_dim,
                 k=plan.reads,
-                count=plan.candidates if plan.rerank else plan.reads,
+                count=plan.asks,
                 reranked=plan.rerank,
                 # A row of a batch keeps all of the batch alive.
                 vector=vector.copy(),

@@ -18,6 +18,7 @@ from nestvec.core.errors import (
     NestvecError,
     NotFound,
     SpaceMismatch,
+    told,
 )
 from nestvec.core.merge import merge_top
 from nestvec.core.placement import partitions_of
@@ -220,8 +221,9 @@ def _coverage(
 
 
 def _missing(number: int, error: BaseException) -> Degradation:
-    said = error if isinstance(error, NestvecError) else type(error).__name__
-    return Degradation(DegradationKind.SHARD_MISSING, f"shard {number} did not answer: {said}")
+    return Degradation(
+        DegradationKind.SHARD_MISSING, f"shard {number} did not answer: {told(error)}"
+    )
 
 
 def _merged(answers: Mapping[int, CoarseAnswer], query: CoarseQuery) -> list[CoarseHits]:

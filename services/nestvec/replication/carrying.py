@@ -69,13 +69,19 @@ class Carrier:
                     if watermark.reached_by(positions):
                         break
                     await asyncio.sleep(_LOOK_S)
-                there = await self._store.positions(sink, range(sink.partitions))
+                return await self._end(watermark, sink)
         except TimeoutError:
             raise BudgetSpent(
                 f"carrying generation {source.generation} over to {sink.generation}"
             ) from None
+
+    async def _end(self, watermark: Watermark, collection: Collection) -> Watermark:
+        """Where `collection` stands now, in the partitions that a watermark of the other generation
+        names.
+        """
+        there = await self._store.positions(collection, range(collection.partitions))
         named = watermark.sequences.keys()
-        return Watermark(sink.generation, {p: there[p] for p in named if there.get(p)})
+        return Watermark(collection.generation, {p: there[p] for p in named if there.get(p)})
 
     async def translated(
         self, watermark: Watermark, collection: Collection, timeout_s: float
@@ -87,9 +93,7 @@ class Carrier:
             return watermark
         if migration.phase in (Phase.FINISHED, Phase.ABORTED):
             # All of it was carried over before the other one was dropped.
-            there = await self._store.positions(collection, range(collection.partitions))
-            named = watermark.sequences.keys()
-            return Watermark(collection.generation, {p: there[p] for p in named if there.get(p)})
+            return await self._end(watermark, collection)
         try:
             other = await self._catalogue.get(
                 generation_name(collection.name, watermark.generation)

@@ -124,9 +124,6 @@ class SinkEnd:
 class Figures:
     """Since the copier was made. refused: external id -> why it could not be carried over."""
 
-    copied: int = 0
-    deleted: int = 0
-    compared: int = 0
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -306,7 +303,6 @@ class Copier:
             self._doubtful.pop(partition, None)
         self._unknown.discard(partition)
         await self._advance({partition: there[partition]})
-        self.figures.compared += 1
 
     async def _copy_missing(self, entries: Sequence[StoredVersion]) -> None:
         for start in range(0, len(entries), self._batch):
@@ -387,7 +383,6 @@ class Copier:
         for start in range(0, len(asked), self._batch):
             some = asked[start : start + self._batch]
             answers = await self._sink.store.delete(self._sink.collection, some)
-            self.figures.deleted += sum(one.internal_id >= 0 for one in answers)
             self._see_epochs(one.position for one in answers)
 
     async def _copy_ids(self, ids: Sequence[int], rewritten: bool) -> set[str]:
@@ -425,7 +420,6 @@ class Copier:
         put = sink.store.put if self._alone else sink.store.put_newer
         placed = await put(sink.collection, done.records) if done.records else []
         self._see_epochs(one.internal_id for one in placed)
-        self.figures.copied += len(placed)
         for record in done.records:
             self.figures.refused.pop(record.external_id, None)
         self.figures.refused.update(done.refused)

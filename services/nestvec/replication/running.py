@@ -337,8 +337,8 @@ class Runner:
 
     async def _measured(self, target: Collection) -> Gate:
         assert self._forward is not None
-        usage = await self._rooms.store.usage(target)
-        return complete_gate(usage.documents, self._forward.figures.refused)
+        documents = await self._rooms.store.count(target)
+        return complete_gate(documents, self._forward.figures.refused)
 
     async def _with_complete(self, migration: Migration, target: Collection) -> Migration:
         """As it stands, with that gate measured anew."""
@@ -476,16 +476,15 @@ class Runner:
         self._counted_s = now_s
         assert self._forward is not None
         store = self._rooms.store
-        old, new = await asyncio.gather(store.usage(source), store.usage(target))
+        old, new = await asyncio.gather(store.count(source), store.count(target))
         forward, backward = self._forward, self._backward
         numbers = {
-            "source_documents": old.documents,
-            "target_documents": new.documents,
+            "source_documents": old,
+            "target_documents": new,
             "lag": await forward.lag(),
             "lag_back": 0 if backward is None else await backward.lag(),
             "refused": forward.refused,
             "refused_back": 0 if backward is None else backward.refused,
-            "copied": forward.figures.copied,
         }
         await store.set_tally(self._name, PROGRESS, numbers)
         for one in (target,) if self._backward is None else (target, source):

@@ -8,13 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from nestvec.core.arrays import Floats
 from nestvec.core.collection import Collection
 from nestvec.core.document import payload_from_bytes
 from nestvec.core.errors import CorruptVector, InvalidRequest
 from nestvec.core.ports import Encoder, Encoders, StoredDocument, StoreRecord
 from nestvec.core.space import Role
-from nestvec.core.tiers import truncate
 from nestvec.encoders import encoder_of
 
 _ENCODE_S = 120.0
@@ -81,7 +79,8 @@ class EncodeTexts:
     ) -> None:
         """In one call; where one text is bad, halve until it stands alone."""
         try:
-            vectors = self._stored(await encoder.encode(texts, Role.DOCUMENT, _ENCODE_S))
+            encoded = await encoder.encode(texts, Role.DOCUMENT, _ENCODE_S)
+            vectors = self._sink.searchable(self._sink.project(encoded))
         except InvalidRequest as error:
             if len(documents) == 1:
                 done.refused[documents[0].external_id] = str(error)
@@ -93,13 +92,6 @@ class EncodeTexts:
         for one, vector in zip(documents, self._sink.codec.encode(vectors), strict=True):
             assert one.payload is not None
             done.records.append(StoreRecord(one.external_id, vector, one.payload, one.version))
-
-    def _stored(self, vectors: Floats) -> Floats:
-        """As the sink keeps them, after making sure that every tier can be cut from them."""
-        stored = self._sink.project(vectors)
-        for dim in self._sink.tiers:
-            truncate(stored, dim, self._sink.space)
-        return stored
 
 
 class CopyVectors:

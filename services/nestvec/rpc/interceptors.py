@@ -147,7 +147,7 @@ async def _fail(
     trailers: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID_KEY, request_id.get()),)
     error = _first(error)
     if isinstance(error, NestvecError):
-        trailers = (*trailers, *trailers_of(error))
+        trailers = (*trailers, *trailers_of(error, status))
     await context.abort(code_by_number(status.code), status.message, trailers)
     raise AssertionError("abort raises")
 

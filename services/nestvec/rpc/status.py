@@ -70,9 +70,14 @@ def status_of(error: errors.NestvecError) -> status_pb2.Status:
     return status
 
 
-def trailers_of(error: errors.NestvecError) -> tuple[tuple[str, str | bytes], ...]:
-    """Trailing metadata: google.rpc details, and retry push-back where retrying is pointless."""
-    status = status_of(error)
+def trailers_of(
+    error: errors.NestvecError, status: status_pb2.Status | None = None
+) -> tuple[tuple[str, str | bytes], ...]:
+    """Trailing metadata: google.rpc details, and retry push-back where retrying is pointless.
+    status: of this error, where it is made already.
+    """
+    if status is None:
+        status = status_of(error)
     trailers: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, errors.BelowCoverage):
         trailers.append(_NO_RETRY)

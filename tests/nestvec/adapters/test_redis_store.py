@@ -101,6 +101,7 @@ def every_operation(
         "payloads": lambda: store.payloads(docs, ONE_ID),
         "live_ids": scan,
         "usage": lambda: store.usage(docs),
+        "count": lambda: store.count(docs),
         "ping": store.ping,
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from nestvec.adapters.models.parsing import parse
 from nestvec.core.errors import ConfigError
+from nestvec.core.model_spec import SpecCard
 from nestvec.core.space import Prompts, Recipe, Space
 
 CARD_FILE = "card.json"
@@ -64,6 +65,19 @@ class ModelCard:
                 f"{what} gives {dim} dimensions, the card of {self.name} says {self.dim}; "
                 f"this is another model, or it shortens its output: give it its own card"
             )
+
+
+def spec_card(card: ModelCard) -> SpecCard:
+    """What a collection's record keeps of it."""
+    return SpecCard(
+        name=card.name,
+        trained_dims=card.trained_dims or (card.dim,),
+        layer_norm=card.recipe.layer_norm,
+        query_prompt=card.prompts.query,
+        document_prompt=card.prompts.document,
+        query_task=card.tasks.query,
+        document_task=card.tasks.document,
+    )
 
 
 def read_card(path: Path) -> ModelCard:
