@@ -78,9 +78,7 @@ pytest: install-test
 soak: install-test
 	@echo "== $(ROUNDS) rounds of kill -9, and every fault of a cluster"
 	@NESTVEC_FAULT_LONG=1 NESTVEC_FAULT_ROUNDS=$(ROUNDS) NESTVEC_FAULT_SEED=$(SEED) \
-		$(BIN)/pytest tests/fault tests/nestvec_cluster/test_deploy.py \
-		tests/nestvec_cluster/test_encoder_deployment.py tests/contract/test_coarse_index.py \
-		tests/nestvec_cluster/test_cli_adapt.py tests/nestvec_cluster/test_evaluate.py -x $(ARGS)
+		$(BIN)/pytest tests/fault $$(grep -rl 'long_runs import' tests --include='test_*.py' | grep -v ^tests/fault) -x $(ARGS)
 
 # Into build/, beside the one in use; what it fetched and encoded is kept for another run.
 model: install-test

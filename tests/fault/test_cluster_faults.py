@@ -84,14 +84,14 @@ class Case:
 
 SHORT_CASES = (
     Case(faults.kill_coarse_replica),
-    Case(faults.kill_query_front_end),
-    Case(faults.stop_coarse_replica, lasting=True),
     Case(faults.kill_redis, _unavailable_strict),
 )
 # A node is not replaced: its fault is the last.
 LONG_CASES = (
     Case(faults.kill_gcs),
     *SHORT_CASES,
+    Case(faults.kill_query_front_end),
+    Case(faults.stop_coarse_replica, lasting=True),
     Case(faults.kill_encoder_replica),
     Case(faults.kill_ingest),
     Case(faults.kill_whole_shard, _below_coverage, partial=True),

@@ -19,7 +19,7 @@ from tests.fault.history import History
 from tests.fault.processes import PATIENCE_S, Processes
 from tests.fault.writing import Writer, check
 
-ROUNDS = int(os.environ.get("NESTVEC_FAULT_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("NESTVEC_FAULT_ROUNDS", "3"))
 SEED = int(os.environ.get("NESTVEC_FAULT_SEED", "20261124"))
 WRITERS = 2
 LONGEST_RUN_S = 1.5

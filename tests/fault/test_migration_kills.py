@@ -107,6 +107,7 @@ def test_a_migration_killed_at_random_points_loses_nothing(
                 processes.start(role)
             # A kill while it is made costs a number: the next attempt is another generation.
             new = until(client, Phase.SWITCHED).target
+            assert new is not None
             time.sleep(0.3)
         finally:
             for thread in (writer, asker):
@@ -116,7 +117,7 @@ def test_a_migration_killed_at_random_points_loses_nothing(
                 assert not thread.is_alive(), "a thread hangs"
         when = f"after kills in {[one.value for one in phases]}"
         check(client, processes, COLLECTION, history, when)
-        check_both_the_same(client, history, (old.generation, new))
+        check_both_the_same(client, history, (old.generation, new.generation))
         began = time.monotonic()
         assert (
             patient(lambda: client.step_migration(COLLECTION, "rollback")).serving == old.generation

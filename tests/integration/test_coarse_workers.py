@@ -31,6 +31,7 @@ from nestvec.core.ports import Registry
 from nestvec.membership.watch import Watch
 from nestvec.rpc.clients import RemoteCoarse, channel_to
 from tests.nestvec.core.synthetic import mrl_like
+from tests.support.long_runs import takes_long
 from tests.support.registries import until
 from tests.support.rooms import a_collection, created, written
 from tests.support.shards import a_query
@@ -207,7 +208,7 @@ async def test_a_worker_that_was_stopped_answers_nothing_until_it_has_joined_aga
         await shard.search(a_query(docs), ASK_S)
 
 
-@pytest.mark.parametrize("outage", ["hangs", "restarts"])
+@pytest.mark.parametrize("outage", ["hangs", pytest.param("restarts", marks=takes_long)])
 async def test_an_outage_of_the_registry_stops_no_search_and_loses_nobody(
     house: House, server: StoreServer, outage: str
 ) -> None:

@@ -16,6 +16,7 @@ import yaml
 from nestvec.client import IngestDocument, NestvecClient
 from nestvec_cluster.processes import Identity, with_descendants, with_words
 from tests.support.cli import run_cli
+from tests.support.long_runs import takes_long
 from tests.support.ray_cluster import RaySession, session
 
 _SMALL = {
@@ -135,6 +136,7 @@ def test_a_worker_of_another_protocol_is_refused(ray_session: RaySession, tmp_pa
     assert "protocol" in done.stderr
 
 
+@takes_long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)

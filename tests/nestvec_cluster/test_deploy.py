@@ -198,6 +198,7 @@ def test_scale_adds_and_the_file_takes_away(cluster: RaySession) -> None:
     assert wrong == []
 
 
+@takes_long
 def test_a_drained_process_is_missing_until_the_next_up(cluster: RaySession) -> None:
     assert cluster.run("drain", "docs/2-0.1").code == 0
     ran = cluster.run("drain", "docs/2-0.0")
@@ -215,6 +216,7 @@ def test_a_drained_process_is_missing_until_the_next_up(cluster: RaySession) -> 
     assert "is no process of this cluster; there are: docs/2-0.0" in ran.err
 
 
+@takes_long
 def test_changed_settings_are_a_rolling_restart(cluster: RaySession) -> None:
     data = yaml.safe_load(cluster.file.read_text())
     data["coarse"]["exact_rows"] = 9_000

@@ -147,6 +147,7 @@ async def test_replicas_join_the_registry_with_their_space(driver: Driver) -> No
     assert [one.incarnation for one in await members(driver)] == before
 
 
+@takes_long
 async def test_a_rolling_restart_loses_no_call(driver: Driver) -> None:
     await driver.acall("deploy_encoder", driver.plan(2, 2))
     before = {one.incarnation for one in await members(driver)}

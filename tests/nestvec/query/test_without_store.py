@@ -175,7 +175,7 @@ async def test_a_silent_store_is_left_alone_after_a_few_queries_and_found_again(
         store.faults.always(read, hanging)
     for _ in range(4):
         # Of which the names of the hits get what the store leaves: a sixteenth.
-        answer = await rooms.ask("red green number 1", timeout_s=4.0)
+        answer = await rooms.ask("red green number 1", timeout_s=2.0)
         assert kinds(answer) == [SKIPPED, MISSING]
         assert len(answer.hits) == 10
     asked = len(store.faults.calls)
