@@ -5,11 +5,10 @@
 Starts a server process as `nestvec bench` does and indexes the texts under a coarse code that is
 scanned exactly. Every query is asked in the class `analyst`, whose certificate may speak of the
 whole collection, and its answer held against an exact search, at full dimension, of the stored
-vectors: an answer fails when any of its scores differs from the truth's at that place. For each
-width of the bounds: answers by certificate, the share certified over the collection at a stated
-failure probability of at most 1e-3, failures observed, and the sum of what was stated. Latencies
-are those of the class, and of the same class without `certified`, in turns. The tables are
-Markdown, for RESULTS.md.
+vectors: an answer fails when any of its scores differs from the truth's at that place. Told are
+answers by certificate, the share certified over the collection at a stated failure probability of
+at most 1e-3, failures observed, and the sum of what was stated. Latencies are those of the class,
+and of the same class without `certified`, in turns. The tables are Markdown, for RESULTS.md.
 """
 
 from __future__ import annotations
@@ -59,7 +58,6 @@ def main(
     count: Annotated[int | None, typer.Option(min=100)] = None,
     queries_count: Annotated[int, typer.Option(min=1)] = 10_000,
     code: Annotated[str, typer.Option(help="One that is scanned exactly.")] = "fp32",
-    bound_z: Annotated[list[float] | None, typer.Option(help="Widths of the bounds.")] = None,
     rounds: Annotated[int, typer.Option(min=0)] = 5,
     model: Annotated[str, typer.Option(help="A model's folder or name.")] = "default",
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
@@ -84,7 +82,7 @@ def main(
         tell(f"searching exactly; segments {', '.join(segments)}")
         vectors = encode_queries(address, asked)
         truth = find_truth(client, COLLECTION, taken, vectors, k=section.k)
-        report = [_certificates(address, asked, truth, z) for z in bound_z or (5.0,)]
+        report = _certificates(address, asked, truth)
         timings = _latencies(address, asked[:_TIMED], rounds)
     machine = describe_machine()
     latencies = {name: median_timing(ones) for name, ones in timings.items() if ones}
@@ -103,13 +101,9 @@ def main(
     _print(report, latencies, ratio, (len(taken), len(asked), section.k, segments, machine))
 
 
-def _certificates(
-    address: str, asked: Sequence[str], truth: Sequence[Ranking], z: float
-) -> dict[str, Any]:
-    """All queries at one width of the bounds. failed, stated: of answers certified over the
-    collection.
-    """
-    options = query_pb2.SearchOptions(search_class=CLASS, bound_z=z, explain=True, ids_only=True)
+def _certificates(address: str, asked: Sequence[str], truth: Sequence[Ranking]) -> dict[str, Any]:
+    """All queries. failed, stated: of answers certified over the collection."""
+    options = query_pb2.SearchOptions(search_class=CLASS, explain=True, ids_only=True)
     kinds: Counter[str] = Counter()
     stated: list[float] = []
     failed: list[float] = []
@@ -131,9 +125,8 @@ def _certificates(
                 if _fails(response, ranking):
                     failed.append(response.failure_probability)
             if number % 1000 == 0:
-                tell(f"asked {number:,} at z = {z:g}")
+                tell(f"asked {number:,}")
     return {
-        "bound_z": z,
         "queries": len(asked),
         "certificates": dict(kinds),
         "certified_share": sum(one <= AIM for one in stated) / len(asked),
@@ -175,7 +168,7 @@ def _latencies(address: str, asked: Sequence[str], rounds: int) -> dict[str, lis
 
 
 def _print(
-    report: Sequence[dict[str, Any]],
+    report: dict[str, Any],
     latencies: dict[str, Timing],
     ratio: float | None,
     facts: tuple[int, int, int, Sequence[str], dict[str, Any]],
@@ -186,18 +179,17 @@ def _print(
         f"{machine['cpu']}, load {machine['load_average']}\n"
     )
     print(
-        f"| z | certificates | collection at <= {AIM:g} | failed | of these <= {AIM:g} "
+        f"| certificates | collection at <= {AIM:g} | failed | of these <= {AIM:g} "
         f"| stated, summed | stated, median | fetched |"
     )
-    print("|--:|---|--:|--:|--:|--:|--:|--:|")
-    for one in report:
-        kinds = ", ".join(f"{name} {number:,}" for name, number in one["certificates"].items())
-        median = "" if one["stated_median"] is None else f"{one['stated_median']:.1e}"
-        print(
-            f"| {one['bound_z']:g} | {kinds} | {one['certified_share']:.2%} | {one['failed']} "
-            f"| {one['failed_within_aim']} | {one['stated_sum']:.3g} | {median} "
-            f"| {one['fetched_mean']:.1f} |"
-        )
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    kinds = ", ".join(f"{name} {number:,}" for name, number in report["certificates"].items())
+    median = "" if report["stated_median"] is None else f"{report['stated_median']:.1e}"
+    print(
+        f"| {kinds} | {report['certified_share']:.2%} | {report['failed']} "
+        f"| {report['failed_within_aim']} | {report['stated_sum']:.3g} | {median} "
+        f"| {report['fetched_mean']:.1f} |"
+    )
     for name, timing in latencies.items():
         print(f"\n{name}: p50 {timing.p50_ms:.2f} ms, p95 {timing.p95_ms:.2f} ms", end="")
     if ratio is not None:
