@@ -7,7 +7,8 @@ unknown key is an error that names the nearest known one.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,8 +24,11 @@ from pydantic import (
 )
 
 from nestvec.core.errors import ConfigError
+from nestvec.security.settings import SecuritySection
 
 _KIB = 1024
+# User and password of a URL.
+_IN_URL = re.compile(r"(://)[^/@\s]+@")
 
 
 class _Section(BaseModel):
@@ -40,12 +44,50 @@ class ServerSection(_Section):
     port: int = Field(7700, ge=0, le=65535, description="0 takes a free port and prints it.")
     max_message_bytes: int = Field(16 * _KIB * _KIB, ge=64 * _KIB, le=512 * _KIB * _KIB)
     max_concurrent_calls: int = Field(1024, ge=1)
+    max_streams_per_connection: int = Field(
+        512,
+        ge=1,
+        description="Calls at once over one connection; others wait, or are refused unbegun.",
+    )
+    max_connections: int = Field(
+        16_384,
+        ge=1,
+        description="Further ones are refused. At most three quarters of the open files.",
+    )
+    connection_idle_s: float = Field(
+        1800.0, ge=1, description="A connection without calls is closed after so long."
+    )
+    connection_age_s: float | None = Field(
+        None,
+        ge=10,
+        description="After so long clients connect again. Unset: an hour with TLS, so that "
+        "certificates are shown again; without, never.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Listen beyond this machine without TLS, or without asking who calls. For "
+        "networks that nobody else is on.",
+    )
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Health alone, without TLS, for probes that know none (Kubernetes). Off by "
+        "default; on `port` it is answered as well.",
+    )
     deadline_cap_s: float = Field(
         10.0, gt=0, description="The deadline of a call that brings none, and the longest one."
     )
     drain_s: float = Field(10.0, ge=0, description="How long calls in flight may take at stop.")
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="Prometheus metrics on loopback; off by default."
+        None,
+        ge=0,
+        le=65535,
+        description="Prometheus metrics, on the same host, with TLS where there is TLS; off by "
+        "default.",
+    )
+    metrics_plain: bool = Field(
+        False, description="Metrics without TLS all the same: they name collections and classes."
     )
 
 
@@ -73,6 +115,7 @@ class StoreSection(_Section):
 
     url: str | None = Field(
         None,
+        repr=False,
         description="redis://, rediss:// or unix://; redis+sentinel://HOST:PORT,HOST:PORT/SERVICE; "
         "redis+cluster://HOST:PORT,HOST:PORT. A password belongs in `password_file`.",
     )
@@ -127,7 +170,9 @@ class ModelSection(_Section):
         description="default, a folder, a name in the table, an installed package, or with `url` "
         "the endpoint's model name.",
     )
-    url: str | None = Field(None, description="An OpenAI-compatible endpoint's base URL.")
+    url: str | None = Field(
+        None, repr=False, description="An OpenAI-compatible endpoint's base URL."
+    )
     api_key_env: str | None = Field(None, description="The variable that holds the key.")
     api_key_file: Path | None = None
     revision: str = Field("", description="Part of the fingerprint where weights are not local.")
@@ -293,6 +338,103 @@ class ClassSection(_Section):
         "collection: where a tier is scanned exactly (fewer than 10,000 documents, or a coarse "
         "code of fp32, fp16 or int8).",
     )
+    regions: Literal["local", "local_first", "all"] = Field(
+        "local_first",
+        description="Which regions answer a search of a collection that they share. local_first: "
+        "others where this one is not enough: a shard of it is missing, it has fewer than `k` "
+        "hits, or the last of them scores below `local_score`.",
+    )
+    local_score: float = Field(
+        0.5, ge=-1, le=1, description="The cosine at which this region's last hit is good enough."
+    )
+
+
+class RegionSection(_Section):
+    """One region of the map."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    number: int = Field(ge=0, le=255, description="Part of every version that is made there.")
+    endpoints: tuple[str, ...] = Field(
+        min_length=1, description="host:port of its front ends, as other regions reach them."
+    )
+    rtt_ms: float = Field(
+        0.0, ge=0, description="Expected, until it is measured: of a round trip to it."
+    )
+
+
+class SharedSection(_Section):
+    """How the regions share one collection."""
+
+    mode: Literal["partitioned", "replicated"] = Field(
+        description="partitioned: each region has its own documents. replicated: each has all."
+    )
+    prefixes_of: tuple[str, ...] = Field(
+        (),
+        description="Regions whose part of a partitioned collection is also held here, as rows of "
+        "one coarse tier only: they are searched here and reranked there.",
+    )
+    prefix_dim: int = Field(256, ge=1, description="Of that tier.")
+
+
+class RegionsSection(_Section):
+    """Several deployments, each with a store of its own, that answer for each other."""
+
+    here: str | None = Field(None, description="This one's name in `map`. Unset: it is on its own.")
+    map: tuple[RegionSection, ...] = Field(
+        (), max_length=32, description="All of them, this one too; the nearest first."
+    )
+    collections: dict[str, SharedSection] = Field(
+        default_factory=dict, description="Those that are shared. Others are this region's alone."
+    )
+    max_clock_skew_s: float = Field(
+        60.0, gt=0, description="Nothing is replicated from a region whose clock is further off."
+    )
+    whole_within_s: float = Field(
+        30.0,
+        gt=0,
+        description="A replicated collection that may be further behind counts as not whole here.",
+    )
+    inline_bytes: int = Field(
+        12 * _KIB,
+        ge=0,
+        description="Payloads that come with a region's hits, for each query: fetching them later "
+        "takes another round trip. So much fits into the first window of an idle connection.",
+    )
+    look_s: float = Field(0.2, gt=0, le=60, description="Between two looks at another's log.")
+    rate: float = Field(0.0, ge=0, description="Documents a second copied from each; 0: no bound.")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.here is None:
+            if self.map or self.collections:
+                raise ValueError("`map` and `collections` need `here`: this region's name")
+            return self
+        _require_distinct("region names", [one.name for one in self.map])
+        _require_distinct("region numbers", [one.number for one in self.map])
+        _require_distinct("endpoints", [address for one in self.map for address in one.endpoints])
+        names = [one.name for one in self.map]
+        if self.here not in names:
+            raise ValueError(f"here is {self.here!r}; `map` has {', '.join(names) or 'no region'}")
+        for name, shared in self.collections.items():
+            for home in shared.prefixes_of:
+                if home == self.here or home not in names:
+                    raise ValueError(
+                        f"collections.{name}.prefixes_of names {home!r}; expected another region "
+                        f"of {', '.join(names)}"
+                    )
+            if shared.prefixes_of and shared.mode != "partitioned":
+                raise ValueError(
+                    f"collections.{name}: a replicated collection is here whole; prefixes_of is "
+                    f"for partitioned ones"
+                )
+        return self
+
+
+def _require_distinct(what: str, values: Sequence[object]) -> None:
+    """Raise ValueError naming what stands twice."""
+    twice = sorted({str(one) for one in values if values.count(one) > 1})
+    if twice:
+        raise ValueError(f"`map` has {what} twice: {', '.join(twice)}")
 
 
 class LimitsSection(_Section):
@@ -386,11 +528,21 @@ class LogSection(_Section):
 def _default_classes() -> dict[str, ClassSection]:
     return {
         "autocomplete": ClassSection(
-            coarse_dim=128, k=5, candidates=5, rerank=False, min_coverage=0.0
+            coarse_dim=128,
+            k=5,
+            candidates=5,
+            rerank=False,
+            min_coverage=0.0,
+            regions="local",
         ),
         "search": ClassSection(coarse_dim=256, k=10, candidates=1000, min_coverage=0.5),
         "analyst": ClassSection(
-            coarse_dim=256, k=20, candidates=4000, min_coverage=1.0, certified=True
+            coarse_dim=256,
+            k=20,
+            candidates=4000,
+            min_coverage=1.0,
+            certified=True,
+            regions="all",
         ),
     }
 
@@ -427,6 +579,8 @@ class Settings(_Section):
     rerank: RerankSection = Field(default_factory=RerankSection)
     ingest: IngestSection = Field(default_factory=IngestSection)
     cluster: ClusterSection = Field(default_factory=ClusterSection)
+    regions: RegionsSection = Field(default_factory=RegionsSection)
+    security: SecuritySection = Field(default_factory=SecuritySection)
     live_recall: LiveRecallSection = Field(default_factory=LiveRecallSection)
     classes: dict[str, ClassSection] = Field(default_factory=_default_classes)
     limits: LimitsSection = Field(default_factory=LimitsSection)
@@ -451,12 +605,43 @@ class Settings(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_region_number(self) -> Self:
+        """What the map says of this region is what its writes are marked with."""
+        numbers = {one.name: one.number for one in self.regions.map}
+        number = numbers.get(self.regions.here or "")
+        if number is not None and self.ingest.region_number not in (0, number):
+            raise ValueError(
+                f"ingest.region_number is {self.ingest.region_number}, and regions.map gives "
+                f"{self.regions.here!r} the number {number}; leave the first one out"
+            )
+        return self
+
+    def shown(self) -> dict[str, Any]:
+        """Plain data for people to read: as JSON, with what URLs have before an @ hidden."""
+        shown: dict[str, Any] = _without_passwords(self.model_dump(mode="json"))
+        return shown
+
+    @property
+    def region_number(self) -> int:
+        """What this deployment's writes are marked with."""
+        numbers = {one.name: one.number for one in self.regions.map}
+        return numbers.get(self.regions.here or "", self.ingest.region_number)
+
     @property
     def snapshots(self) -> str | None:
         """Where shards keep their snapshots: a folder, a URL, or None for nowhere."""
         if self.coarse.snapshots is not None or self.store.data_dir is None:
             return self.coarse.snapshots
         return str(self.store.data_dir / "snapshots")
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_passwords(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_passwords(one) for one in value]
+    return _IN_URL.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
 def read_yaml(path: Path) -> Any:

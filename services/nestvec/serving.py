@@ -5,29 +5,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-import prometheus_client
 import threadpoolctl
 
 import nestvec
 from nestvec.adapters.opening import open_registry
-from nestvec.config import ServerSection, Settings, load_settings
+from nestvec.config import Settings, load_settings
 from nestvec.core.errors import ConfigError, NestvecError
 from nestvec.core.members import Facts, Member, MemberRole, MemberState, Place
 from nestvec.membership.lease import Lease
 from nestvec.membership.measures import resident_bytes
 from nestvec.rpc.clients import channel_to
-from nestvec.rpc.server import Mounted, Server, ServerLimits
-from nestvec.telemetry import metrics
+from nestvec.rpc.securing import channel_security, check_security, server_limits, server_security
+from nestvec.rpc.server import HealthPort, Mounted, Server
+from nestvec.telemetry.exporter import export_metrics
 from nestvec.telemetry.logs import configure_logs, logger
 
 # Of a server that listens on all of them: nobody can be told to call it there.
@@ -55,19 +56,27 @@ async def listen(
     settings: Settings, mounted: Sequence[Mounted], stack: AsyncExitStack, serving: bool = True
 ) -> Server:
     """Serve `mounted` until `stack` closes, then drain. serving: whether it is healthy from the
-    start. Raises ConfigError when it cannot.
+    start. Raises ConfigError when it cannot, and for a port beyond this machine that anyone could
+    call.
     """
     section = settings.server
-    limits = ServerLimits(section.max_message_bytes, section.max_concurrent_calls, section.drain_s)
-    server = Server(mounted, limits)
+    check_security(settings)
+    server = Server(mounted, server_limits(settings), server_security(settings))
+    probes = None
+    if section.health_port is not None:
+        # Closed last: that calls are finished is told there as well.
+        probes = HealthPort(server)
+        stack.push_async_callback(probes.stop)
     await server.start(section.host, section.port, serving)
     stack.push_async_callback(server.stop)
+    if probes is not None:
+        await probes.start(section.host, section.health_port or 0)
     return server
 
 
 async def open_channel(settings: Settings, address: str, stack: AsyncExitStack) -> grpc.aio.Channel:
     """A channel to another nestvec process, closed by `stack`."""
-    channel = channel_to(address, settings.server.max_message_bytes)
+    channel = channel_to(address, settings.server.max_message_bytes, channel_security(settings))
     stack.push_async_callback(channel.close)
     return channel
 
@@ -139,6 +148,7 @@ async def host(
     heartbeats, until everybody knows; then no new calls, and those in flight finish; then the lease
     is given up; then what was opened is closed. Raises ConfigError or StoreUnavailable.
     """
+    check_security(settings)
     offered = await opener(settings, stack)
     offer = offered if isinstance(offered, Offer) else Offer(offered)
     belongs = offer.lease is not None or (role is not None and settings.cluster.name is not None)
@@ -216,7 +226,7 @@ async def serve_until(
     """As `serve`, for whoever has no signals of its own: until `stop` is set."""
     async with AsyncExitStack() as stack:
         if settings.server.metrics_port is not None:
-            stack.callback(_export_metrics(settings.server).shutdown)
+            stack.callback(_export_metrics(settings).shutdown)
         hosted = await host(settings, opener, stack, role)
         if await _ready_before(stop, hosted):
             # What is open now stays: it need not be looked through for garbage again and again.
@@ -244,17 +254,13 @@ async def _ready_before(stop: asyncio.Event, hosted: Hosted) -> bool:
         await asyncio.gather(ready, stopping, return_exceptions=True)
 
 
-def _export_metrics(section: ServerSection) -> WSGIServer:
+def _export_metrics(settings: Settings) -> WSGIServer:
+    section, tls = settings.server, settings.security.tls
     assert section.metrics_port is not None
-    metrics.BUILD.labels(nestvec.__version__).set(1)
-    try:
-        exporter, _ = prometheus_client.start_http_server(section.metrics_port, section.host)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot serve metrics on {section.host}:{section.metrics_port} ({error.strerror}); "
-            f"stop what holds the port, or choose another server.metrics_port"
-        ) from None
-    return exporter
+    if tls is None or section.metrics_plain:
+        return export_metrics(section.host, section.metrics_port)
+    pair = tls.cert_file, tls.key_file
+    return export_metrics(section.host, section.metrics_port, pair, tls.client_ca_file)
 
 
 def tune_process() -> None:
@@ -263,6 +269,10 @@ def tune_process() -> None:
     sys.setswitchinterval(0.0005)
     # A request makes some hundred objects and leaves no cycles: look for some less often.
     gc.set_threshold(20_000, 20, 20)
+    # A connection is an open file, and the usual 1024 are not many.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # A rerank's products are too small to share: a BLAS that spreads them over threads waits for
     # the slowest one, and on a busy machine quadruples the time of an analyst's query.
     threadpoolctl.threadpool_limits(limits=1, user_api="blas")
@@ -285,15 +295,33 @@ def run(
         uvloop.run(serve(settings, opener, on_ready, role))
 
 
+def _said(pairs: Sequence[str]) -> dict[str, str]:
+    """Of `--set`. Raises ConfigError."""
+    said = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or "." not in key:
+            raise ConfigError(f"--set {pair}: expected SECTION.KEY=VALUE, such as server.port=7700")
+        said[key] = value
+    return said
+
+
 def run_main(opener: Opener, what: str, role: MemberRole | None = None) -> int:
     """The command line of one application: `--config nestvec.yaml`. Returns the exit code. role:
     see `serve`.
     """
     parser = argparse.ArgumentParser(description=f"Serve {what} of nestvec on its own.")
     parser.add_argument("--config", type=Path, help="nestvec.yaml; without it, the defaults")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="outranks the file: for what differs between processes with the same file",
+    )
     arguments = parser.parse_args()
     try:
-        settings = load_settings(arguments.config)
+        settings = load_settings(arguments.config, _said(arguments.set))
         run(settings, opener, lambda address: print(address, flush=True), role)  # noqa: T201
     except NestvecError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from nestvec.client.async_client import AsyncNestvecClient
 from nestvec.client.calls import SearchOptions
+from nestvec.client.credentials import Credentials
 from nestvec.client.ingest import IngestInterrupted
 from nestvec.client.quality import ClassRecall, LiveRecall, Share
 from nestvec.client.sync_client import NestvecClient
@@ -51,6 +52,8 @@ from nestvec.client.vectors import as_query_vector, normalise
 from nestvec.core.calibration import Calibration
 from nestvec.core.codes import CoarseCode
 from nestvec.core.measured import Evidence, LossBudget, Measurement
+from nestvec.core.region_reports import RegionDifference, RegionStatus, ReplicationStatus
+from nestvec.core.regions import RegionOutcome, RegionPolicy, RegionState
 
 __all__ = [
     "AckName",
@@ -62,6 +65,7 @@ __all__ = [
     "CoarseCode",
     "CollectionDescription",
     "CollectionInfo",
+    "Credentials",
     "Degradation",
     "DeleteResult",
     "Evidence",
@@ -78,6 +82,12 @@ __all__ = [
     "LossBudget",
     "Measurement",
     "NestvecClient",
+    "RegionDifference",
+    "RegionOutcome",
+    "RegionPolicy",
+    "RegionState",
+    "RegionStatus",
+    "ReplicationStatus",
     "Restored",
     "SearchClassInfo",
     "SearchOptions",

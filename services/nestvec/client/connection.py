@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from nestvec.client.credentials import Credentials
 from nestvec.core.errors import ConfigError, InvalidRequest, NestvecError
 from nestvec.core.space import Space
 from nestvec.rpc.status import error_from
@@ -52,8 +53,8 @@ class Connection:
     address: host:port, or one with a scheme that gRPC knows (unix:, dns:); several servers of one
     cluster with commas between. timeout_s: of a call that brings none. wait_for_ready: let calls
     wait, within their deadline, for a server that is still starting. request_id: makes the
-    x-request-id of each call; without it the server does. spaces: of collections, as described
-    once.
+    x-request-id of each call; without it the server does. credentials: None for a server that asks
+    for none. spaces: of collections, as described once.
     """
 
     address: str
@@ -61,6 +62,7 @@ class Connection:
     wait_for_ready: bool
     max_message_bytes: int
     request_id: Callable[[], str] | None
+    credentials: Credentials | None = None
     spaces: dict[str, Space] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class Connection:
                     f"address {self.address!r}: expected host:port, as in 127.0.0.1:7700, or "
                     f"several with commas between"
                 )
+            if self.credentials is not None:
+                self.credentials.require_safe(address)
         if not 0 < self.timeout_s < math.inf:
             raise ConfigError(f"timeout_s {self.timeout_s}: expected more than 0 seconds")
 
@@ -77,6 +81,26 @@ class Connection:
     def addresses(self) -> list[str]:
         """One a server."""
         return [one.strip() for one in self.address.split(",")]
+
+    def channels(self) -> list[grpc.Channel]:
+        """One a server, for threads. Raises ConfigError for credentials that cannot be read."""
+        if self.credentials is None:
+            return [grpc.insecure_channel(one, options=self.options()) for one in self.addresses]
+        from nestvec.rpc.channels import open_blocking_channel
+
+        security = self.credentials.security()
+        return [open_blocking_channel(one, self.options(), security) for one in self.addresses]
+
+    def async_channels(self) -> list[grpc.aio.Channel]:
+        """As `channels`, for the event loop that runs."""
+        if self.credentials is None:
+            return [
+                grpc.aio.insecure_channel(one, options=self.options()) for one in self.addresses
+            ]
+        from nestvec.rpc.channels import open_channel
+
+        security = self.credentials.security()
+        return [open_channel(one, self.options(), security) for one in self.addresses]
 
     def options(self) -> list[tuple[str, int | str]]:
         """Of a channel."""

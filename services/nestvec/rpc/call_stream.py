@@ -26,6 +26,9 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[StreamSearchesRequest, StreamSearch
 # Opens a stream.
 Method = Callable[[], Call]
 
+# For calls of a stream that another one follows, since credentials have changed.
+_LEFT_S = 10.0
+
 
 class CallStream:
     """Opened by the first call, and again by the next one after it broke. peer: for messages."""
@@ -34,19 +37,35 @@ class CallStream:
         self._method = method
         self._peer = peer
         self._open: _OpenStream | None = None
+        self._renewed: object = None
+        self._left: set[asyncio.Task[None]] = set()
 
     async def call(self, request: bytes, timeout_s: float) -> bytes:
         """The response. Raises what the peer raised, BudgetSpent, and WorkerUnavailable where the
         stream ends before the answer.
         """
+        # Of a channel that goes on with new credentials; None of a plain one.
+        renewed = getattr(self._method, "renewed", None)
+        if self._open is not None and renewed is not self._renewed:
+            self._leave(self._open)
+            self._open = None
         if self._open is None or self._open.ended:
             self._open = _OpenStream(self._method(), self._peer)
+            self._renewed = renewed
         return await self._open.call(request, timeout_s)
 
     async def close(self, grace_s: float) -> None:
         """Let calls under way finish for so long; then they fail. Safe to repeat."""
         if self._open is not None:
             await self._open.close(grace_s)
+        if self._left:
+            await asyncio.gather(*self._left, return_exceptions=True)
+
+    def _leave(self, stream: _OpenStream) -> None:
+        """Let the calls of a stream finish while another one takes the next."""
+        task = asyncio.get_running_loop().create_task(stream.close(_LEFT_S))
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
 
 
 class _OpenStream:

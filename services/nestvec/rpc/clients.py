@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
 from nestvec.core.collection import Collection
+from nestvec.core.errors import WorkerUnavailable
 from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.ports import (
     CoarseAnswer,
@@ -24,6 +25,7 @@ from nestvec.core.ports import (
 from nestvec.core.space import Role, Space
 from nestvec.core.watermark import Watermark
 from nestvec.rpc.call_stream import CallStream
+from nestvec.rpc.channels import PLAIN, ChannelSecurity, open_channel
 from nestvec.rpc.field_wire import filter_to_wire
 from nestvec.rpc.inspection_wire import inspection_from_wire, request_to_wire
 from nestvec.rpc.interceptors import REQUEST_ID_KEY
@@ -80,12 +82,35 @@ def internal_options(max_message_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
-def channel_to(address: str, max_message_bytes: int) -> grpc.aio.Channel:
-    """A channel to one internal peer."""
-    return grpc.aio.insecure_channel(address, options=internal_options(max_message_bytes))
+# A peer that comes back is found at once; gRPC's own pause grows to two minutes.
+RECONNECT_MS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Without this, a connection to the same address inherits the pauses of the one before.
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 
-async def _ask(
+# Where a name stands for several processes (a headless service of Kubernetes), each takes its turn;
+# gRPC's own choice is one of them for as long as it lives.
+_IN_TURN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
+
+
+def channel_to(
+    address: str,
+    max_message_bytes: int,
+    security: ChannelSecurity = PLAIN,
+    more: Sequence[tuple[str, int]] = (),
+) -> grpc.aio.Channel:
+    """A channel to an internal peer, or to several of a kind behind one name.
+
+    more: further options, as RECONNECT_MS.
+    """
+    return open_channel(address, [*internal_options(max_message_bytes), _IN_TURN, *more], security)
+
+
+async def ask(
     method: Callable[..., Awaitable[Response]],
     request: Message,
     timeout_s: float,
@@ -96,11 +121,20 @@ async def _ask(
     current = request_id.get()
     metadata = ((REQUEST_ID_KEY, current),) if current else None
     try:
-        return await method(
+        response = await method(
             request, timeout=timeout_s, metadata=metadata, wait_for_ready=wait_for_ready
         )
     except grpc.aio.AioRpcError as error:
         raise error_from(error, peer) from None
+    if response is None:
+        # What gRPC gives for bytes that are none of its messages.
+        raise unreadable(peer)
+    return response
+
+
+def unreadable(peer: str) -> WorkerUnavailable:
+    """Of a peer whose answers are no messages: whatever listens there, it is not what was meant."""
+    return WorkerUnavailable(f"{peer} answers bytes that are no message of nestvec's")
 
 
 class RemoteEncoder:
@@ -115,7 +149,7 @@ class RemoteEncoder:
         """Wait until the encoder answers. Raises WorkerUnavailable."""
         stub = encoder_pb2_grpc.EncoderServiceStub(channel)
         request = encoder_pb2.DescribeEncoderRequest()
-        response = await _ask(
+        response = await ask(
             stub.DescribeEncoder, request, timeout_s, "encoder", wait_for_ready=True
         )
         return cls(channel, space_from_wire(response.space))
@@ -125,7 +159,7 @@ class RemoteEncoder:
         request = encoder_pb2.EncodeRequest(
             texts=texts, role=role_to_wire(role), fingerprint=self.space.fingerprint
         )
-        response = await _ask(self._stub.Encode, request, timeout_s, "encoder")
+        response = await ask(self._stub.Encode, request, timeout_s, "encoder")
         self.space.require_same(response.space.fingerprint, "the encoder's answer")
         return floats_from_bytes(response.vectors, self.space.dim, "vectors")
 
@@ -144,7 +178,7 @@ class RemotePairScorer:
         """Wait until it answers. Raises WorkerUnavailable."""
         stub = cross_encoder_pb2_grpc.CrossEncoderServiceStub(channel)
         request = cross_encoder_pb2.DescribeCrossEncoderRequest()
-        response = await _ask(
+        response = await ask(
             stub.DescribeCrossEncoder, request, timeout_s, "cross-encoder", wait_for_ready=True
         )
         return cls(channel, response.model)
@@ -152,7 +186,7 @@ class RemotePairScorer:
     async def score(self, query: str, texts: Sequence[str], timeout_s: float) -> Floats:
         """See ports.PairScorer."""
         request = cross_encoder_pb2.ScorePairsRequest(query=query, texts=texts)
-        response = await _ask(self._stub.ScorePairs, request, timeout_s, "cross-encoder")
+        response = await ask(self._stub.ScorePairs, request, timeout_s, "cross-encoder")
         # Another one may have been started at the address; an answer bears one name.
         self.name = response.model
         return column_from_bytes(response.scores, len(texts), "scores")
@@ -198,7 +232,7 @@ class RemoteCoarse:
         data = request.SerializeToString()
         most_answered = _CANDIDATE_BYTES * query.count * len(query.queries)
         if max(len(data), most_answered) > _MOST_STREAMED_BYTES:
-            response = await _ask(self._stub.SearchCoarse, request, timeout_s, self._name)
+            response = await ask(self._stub.SearchCoarse, request, timeout_s, self._name)
         else:
             answered = await self._searches.call(data, timeout_s)
             response = coarse_pb2.SearchCoarseResponse.FromString(answered)
@@ -208,7 +242,7 @@ class RemoteCoarse:
     async def open(self, collection: Collection) -> int:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.OpenCollectionRequest(collection=self._ref(collection))
-        response = await _ask(self._stub.OpenCollection, request, _MANAGE_TIMEOUT_S, self._name)
+        response = await ask(self._stub.OpenCollection, request, _MANAGE_TIMEOUT_S, self._name)
         return response.documents
 
     async def reach(self, collection: Collection, watermark: Watermark, timeout_s: float) -> None:
@@ -216,18 +250,18 @@ class RemoteCoarse:
         request = coarse_pb2.ReachWatermarkRequest(
             collection=self._ref(collection), watermark=watermark.to_bytes()
         )
-        await _ask(self._stub.ReachWatermark, request, timeout_s, self._name)
+        await ask(self._stub.ReachWatermark, request, timeout_s, self._name)
 
     async def progress(self, collection: Collection) -> Watermark:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.DescribeProgressRequest(collection=self._ref(collection))
-        response = await _ask(self._stub.DescribeProgress, request, _MANAGE_TIMEOUT_S, self._name)
+        response = await ask(self._stub.DescribeProgress, request, _MANAGE_TIMEOUT_S, self._name)
         return Watermark.from_bytes(response.watermark)
 
     async def snapshot(self, collection: Collection) -> SnapshotInfo:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.SnapshotShardRequest(collection=self._ref(collection))
-        response = await _ask(self._stub.SnapshotShard, request, _MANAGE_TIMEOUT_S, self._name)
+        response = await ask(self._stub.SnapshotShard, request, _MANAGE_TIMEOUT_S, self._name)
         return SnapshotInfo(response.location, response.documents, response.bytes)
 
     async def verify(self, collection: Collection, repair: bool, sample: int) -> ShardVerification:
@@ -235,13 +269,13 @@ class RemoteCoarse:
         request = coarse_pb2.VerifyShardRequest(
             collection=self._ref(collection), repair=repair, sample=sample
         )
-        response = await _ask(self._stub.VerifyShard, request, _MANAGE_TIMEOUT_S, self._name)
+        response = await ask(self._stub.VerifyShard, request, _MANAGE_TIMEOUT_S, self._name)
         return verification_from_wire(response)
 
     async def settle(self, collection: Collection) -> None:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.SettleCollectionRequest(collection=self._ref(collection))
-        await _ask(self._stub.SettleCollection, request, _MANAGE_TIMEOUT_S, self._name)
+        await ask(self._stub.SettleCollection, request, _MANAGE_TIMEOUT_S, self._name)
 
     async def drop(self, name: str, generation: int) -> None:
         """See ports.CoarseSearcher."""
@@ -249,12 +283,12 @@ class RemoteCoarse:
             name=name, generation=generation, incarnation=self._incarnation
         )
         request = coarse_pb2.CloseCollectionRequest(collection=ref)
-        await _ask(self._stub.CloseCollection, request, _MANAGE_TIMEOUT_S, self._name)
+        await ask(self._stub.CloseCollection, request, _MANAGE_TIMEOUT_S, self._name)
 
     async def status(self, collection: Collection) -> list[TierStatus]:
         """See ports.CoarseSearcher."""
         request = coarse_pb2.DescribeTiersRequest(collection=self._ref(collection))
-        response = await _ask(self._stub.DescribeTiers, request, _MANAGE_TIMEOUT_S, self._name)
+        response = await ask(self._stub.DescribeTiers, request, _MANAGE_TIMEOUT_S, self._name)
         return [tier_from_wire(tier) for tier in response.tiers]
 
     async def names(self, collection: Collection, ids: Ids) -> list[str | None]:
@@ -262,13 +296,13 @@ class RemoteCoarse:
         request = coarse_pb2.NameDocumentsRequest(
             collection=self._ref(collection), ids=ids_to_bytes(ids)
         )
-        response = await _ask(self._stub.NameDocuments, request, _NAMES_TIMEOUT_S, self._name)
+        response = await ask(self._stub.NameDocuments, request, _NAMES_TIMEOUT_S, self._name)
         return [name or None for name in response.names]
 
     async def inspect(self, collection: Collection, request: InspectionRequest) -> Inspection:
         """See ports.CoarseSearcher."""
         message = request_to_wire(self._ref(collection), request)
-        response = await _ask(self._stub.InspectDocuments, message, _MANAGE_TIMEOUT_S, self._name)
+        response = await ask(self._stub.InspectDocuments, message, _MANAGE_TIMEOUT_S, self._name)
         return inspection_from_wire(response, len(request.ids))
 
     def _ref(self, collection: Collection) -> coarse_pb2.CollectionRef:
@@ -295,7 +329,7 @@ class RemoteReranker:
             bound_z=query.bound_z,
             exhaustive=query.exhaustive,
         )
-        response = await _ask(self._stub.Rerank, request, timeout_s, "rerank")
+        response = await ask(self._stub.Rerank, request, timeout_s, "rerank")
         ids = ids_from_bytes(response.ids, "ids")
         return RerankAnswer(
             ids=ids,

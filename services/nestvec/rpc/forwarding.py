@@ -1,8 +1,9 @@
 """Calls of a service that another process serves, passed on as they are.
 
 So that a caller needs one address: a front end answers searches itself, and passes writing and
-administration on to those who do that. Messages are not looked into; the deadline, the caller's
-metadata, the status and its details travel with them.
+administration on to those who do that. Messages are not looked into, unless callers need rights:
+then only calls that may be made are passed on. The deadline, the caller's metadata, the status and
+its details travel with them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
 
 from nestvec.core.errors import NestvecError
-from nestvec.rpc.interceptors import REQUEST_ID_KEY
+from nestvec.rpc.decoding import Refused, careful
+from nestvec.rpc.interceptors import REQUEST_ID_KEY, GuardedServer
 from nestvec.rpc.server import Mounted
 from nestvec.rpc.status import code_of, message_of, trailers_of
+from nestvec.security.guard import Entered, Entry
 from nestvec.telemetry.logs import logger
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,17 +40,22 @@ class Forwarder:
         self._service = file.services_by_name[service]
         self._channel = channel
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: GuardedServer) -> None:
         """Have a server take the calls."""
-        handlers = {method.name: self._handler(method) for method in self._service.methods}
+        handlers = {method.name: self._handler(method, server) for method in self._service.methods}
         generic = grpc.method_handlers_generic_handler(self._service.full_name, handlers)
-        server.add_generic_rpc_handlers((generic,))
+        server.unguarded.add_generic_rpc_handlers((generic,))
 
-    def _handler(self, method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
+    def _handler(
+        self, method: MethodDescriptor, server: GuardedServer
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         path = f"/{self._service.full_name}/{method.name}"
+        gate = _Gate(server.entry(path), method)
 
         async def unary(request: bytes, context: Context) -> bytes:
+            entered: Entered | None = None
             try:
+                entered = gate.enter(context, request)
                 channel: Any = self._channel()
                 call = channel.unary_unary(path)(
                     request, timeout=context.time_remaining(), metadata=_metadata(context)
@@ -55,19 +64,26 @@ class Forwarder:
             except (grpc.aio.AioRpcError, NestvecError) as error:
                 await _end(context, path, error)
                 raise
+            finally:
+                gate.leave(entered)
             context.set_trailing_metadata(await call.trailing_metadata())
-            return response
+            return gate.shown(entered, response)
 
         async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            entered: Entered | None = None
             try:
+                entered = gate.enter(context)
+                requests = await gate.checked(entered, requests)
                 channel: Any = self._channel()
                 call = channel.stream_stream(path)(
                     requests, timeout=context.time_remaining(), metadata=_metadata(context)
                 )
-                async for response in call:
+                async for response in call if entered is None else entered.lasting(call):
                     yield response
             except (grpc.aio.AioRpcError, NestvecError) as error:
                 await _end(context, path, error)
+            finally:
+                gate.leave(entered)
 
         assert method.client_streaming == method.server_streaming, f"{path}: not passed on yet"
         if method.client_streaming:
@@ -80,7 +96,68 @@ def forwarded(
 ) -> Mounted:
     """For a server."""
     forwarder = Forwarder(file, service, channel)
-    return Mounted(file, service, forwarder, lambda one, guarded: one.add_to(guarded.unguarded))
+    return Mounted(file, service, forwarder, lambda one, guarded: one.add_to(guarded))
+
+
+class _Gate:
+    """Before a call that is passed on. entry: None where everybody may call."""
+
+    def __init__(self, entry: Entry | None, method: MethodDescriptor) -> None:
+        self._entry = entry
+        self._request = _reader(method.input_type)
+        self._response = _reader(method.output_type)
+
+    def enter(self, context: Context, request: bytes | None = None) -> Entered | None:
+        """Raises what the guard refuses, for a call of one request with regard to it."""
+        if self._entry is None:
+            return None
+        entered = self._entry.enter(context)
+        if request is not None:
+            try:
+                self._require(entered, request)
+            except NestvecError:
+                entered.leave()
+                raise
+        return entered
+
+    def leave(self, entered: Entered | None) -> None:
+        """The call is over."""
+        if entered is not None:
+            entered.leave()
+
+    def shown(self, entered: Entered | None, response: bytes) -> bytes:
+        """Without what the caller may not know of."""
+        if entered is None or not entered.filters:
+            return response
+        shown: bytes = entered.shown(self._response(response)).SerializeToString()
+        return shown
+
+    async def checked(
+        self, entered: Entered | None, requests: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
+        """A stream's messages, once the first one may be passed on."""
+        if entered is None:
+            return requests
+        async for first in requests:
+            self._require(entered, first)
+            return _followed_by(first, requests)
+        return requests
+
+    def _require(self, entered: Entered, data: bytes) -> None:
+        request = self._request(data)
+        if isinstance(request, Refused):
+            raise request.error
+        entered.require(request)
+
+
+def _reader(kind: Descriptor) -> Callable[[bytes], Any]:
+    return careful(GetMessageClass(kind).FromString)
+
+
+async def _followed_by(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for one in rest:
+        yield one
 
 
 def _metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -15,9 +15,11 @@ from google.rpc import status_pb2
 from nestvec.core.errors import NestvecError
 from nestvec.rpc.decoding import Refused, careful, sound
 from nestvec.rpc.status import code_by_number, status_of, trailers_of
+from nestvec.security.guard import Entered, Entry, Guard
 from nestvec.telemetry.logs import logger, request_id
 from nestvec.telemetry.metrics import RPC_SECONDS, RPCS
 
+Context = grpc.aio.ServicerContext[Any, Any]
 REQUEST_ID_KEY = "x-request-id"
 _LONGEST_ID = 128
 # An id of our own: of this process, and counted. Asking the system for randomness on every call
@@ -31,15 +33,23 @@ class GuardedServer:
     """Where generated code adds a servicer: every handler is wrapped once, as it is added.
 
     grpc.aio's own interceptors do the same with a coroutine and a look-up more for each call.
+    guard: who may make which call; None where everybody may.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, guard: Guard | None = None) -> None:
         self._server = server
+        self._guard = guard
 
     @property
     def unguarded(self) -> grpc.aio.Server:
-        """For handlers that only pass on: who serves the call guards it."""
+        """For handlers that only pass on, and let calls in by `entry` themselves."""
         return self._server
+
+    def entry(self, path: str) -> Entry | None:
+        """Before each call of a method; None where everybody may. Raises LookupError for a method
+        without a rule.
+        """
+        return None if self._guard is None else self._guard.entry(path)
 
     def add_generic_rpc_handlers(self, _handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Generated code says the same twice; the other call says it by method."""
@@ -48,27 +58,38 @@ class GuardedServer:
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """Called by generated code."""
-        wrapped = {name: _wrap(handler, name) for name, handler in handlers.items()}
+        wrapped = {
+            name: _wrap(handler, name, self.entry(f"/{service}/{name}"))
+            for name, handler in handlers.items()
+        }
         generic = grpc.method_handlers_generic_handler(service, wrapped)
         self._server.add_generic_rpc_handlers((generic,))
 
 
-def _wrap(handler: grpc.RpcMethodHandler[Any, Any], name: str) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(
+    handler: grpc.RpcMethodHandler[Any, Any], name: str, entry: Entry | None
+) -> grpc.RpcMethodHandler[Any, Any]:
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _unary(handler.unary_unary, name),
+            _unary(handler.unary_unary, name, entry),
+            careful(handler.request_deserializer),
+            handler.response_serializer,
+        )
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(
+            _answered_in_parts(handler.unary_stream, name, entry),
             careful(handler.request_deserializer),
             handler.response_serializer,
         )
     assert handler.stream_stream is not None, f"{name}: a kind of call that is not wrapped yet"
     return grpc.stream_stream_rpc_method_handler(
-        _stream(handler.stream_stream, name),
+        _stream(handler.stream_stream, name, entry),
         careful(handler.request_deserializer),
         handler.response_serializer,
     )
 
 
-def _unary(behaviour: Any, name: str) -> Any:
+def _unary(behaviour: Any, name: str, entry: Entry | None) -> Any:
     seconds = RPC_SECONDS.labels(name)
     ok = RPCS.labels(name, "OK")
 
@@ -76,36 +97,78 @@ def _unary(behaviour: Any, name: str) -> Any:
         started = time.perf_counter()
         soon = asyncio.get_running_loop().call_soon
         _begin(context)
+        entered: Entered | None = None
         try:
+            if entry is not None:
+                entered = entry.enter(context)
             if isinstance(request, Refused):
                 raise request.error
-            response = await behaviour(request, context)
+            if entered is None:
+                response = await behaviour(request, context)
+            else:
+                entered.require(request)
+                response = entered.shown(await behaviour(request, context))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure gets a status
             await _fail(context, name, error)
         else:
             soon(ok.inc)
             return response
         finally:
+            if entered is not None:
+                entered.leave()
             # Once the response is on its way: nobody waits for a metric.
             soon(seconds.observe, time.perf_counter() - started)
 
     return call
 
 
-def _stream(behaviour: Any, name: str) -> Any:
-    async def call(
-        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+def _answered_in_parts(behaviour: Any, name: str, entry: Entry | None) -> Any:
+    def parts(request: Any, context: Context, entered: Entered | None) -> AsyncIterator[Any]:
+        if isinstance(request, Refused):
+            raise request.error
+        if entered is None:
+            answered: AsyncIterator[Any] = behaviour(request, context)
+            return answered
+        entered.require(request)
+        return entered.lasting(behaviour(request, context))
+
+    return _guarded(parts, name, entry)
+
+
+def _stream(behaviour: Any, name: str, entry: Entry | None) -> Any:
+    def answers(
+        requests: AsyncIterator[Any], context: Context, entered: Entered | None
     ) -> AsyncIterator[Any]:
+        read = sound(requests)
+        if entered is not None:
+            read = entered.checked(read)
+        answered: AsyncIterator[Any] = behaviour(read, context)
+        return answered
+
+    return _guarded(answers, name, entry)
+
+
+def _guarded(
+    answers: Callable[[Any, Context, Entered | None], AsyncIterator[Any]],
+    name: str,
+    entry: Entry | None,
+) -> Any:
+    async def call(asked: Any, context: Context) -> AsyncIterator[Any]:
         started = time.perf_counter()
         _begin(context)
+        entered: Entered | None = None
         try:
-            async for response in behaviour(sound(requests), context):
+            if entry is not None:
+                entered = entry.enter(context)
+            async for response in answers(asked, context, entered):
                 yield response
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
             await _fail(context, name, error)
         else:
             RPCS.labels(name, "OK").inc()
         finally:
+            if entered is not None:
+                entered.leave()
             RPC_SECONDS.labels(name).observe(time.perf_counter() - started)
 
     return call

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import structlog
 
+from nestvec.security.identity import current_identity
+
 # Set by the gRPC interceptor for the length of a call; every line within carries it.
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
@@ -41,7 +43,7 @@ def configure_logs(level: str = "info", log_format: LogFormat = "console") -> No
     )
     structlog.configure(
         processors=[
-            _add_request_id,
+            _add_call,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -61,9 +63,11 @@ def logger() -> structlog.typing.FilteringBoundLogger:
     return bound
 
 
-def _add_request_id(
+def _add_call(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     if current := request_id.get():
         event["request_id"] = current
+    if (identity := current_identity.get()) is not None:
+        event["caller"] = identity.name
     return event

@@ -5,6 +5,8 @@ Labels take values from closed sets only: methods, statuses, configured classes,
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from prometheus_client import Counter, Gauge, Histogram
 
 # From a fraction of a millisecond, where the fast lane lives, to the longest deadline.
@@ -64,6 +66,22 @@ FANOUT_CALLS = Counter(
     "Calls of replicas: first ones, hedges, retries on another one, probes of one that failed.",
     ["kind"],
 )
+# Of other regions, by their names in the map.
+REGION_CALLS = Counter(
+    "nestvec_region_calls_total",
+    "Calls of other regions: answered, refused, late, failed, or skipped where none was worth "
+    "making.",
+    ["region", "outcome"],
+)
+REGION_ROUND_TRIP = Gauge(
+    "nestvec_region_round_trip_seconds", "Of the way to another region and back.", ["region"]
+)
+REGION_CLOCK_SKEW = Gauge(
+    "nestvec_region_clock_skew_seconds", "Its clock less this one's.", ["region"]
+)
+REGION_REACHABLE = Gauge(
+    "nestvec_region_reachable", "1 where it said who it is when it was asked last.", ["region"]
+)
 # Live recall: of this process's own answers, over all collections; see quality/live.py. Means over
 # the newest sampled queries, 0 to 1, with a 95 % interval.
 _RECALL_LABELS = ["search_class", "coarse_dim"]
@@ -115,4 +133,42 @@ LIVE_RECALL_PASSED_OVER = Counter(
     ["reason"],
 )
 LIVE_RECALL_CPU = Counter("nestvec_live_recall_cpu_seconds_total", "CPU time that measuring took.")
+# Of what is copied from other regions, told by the process that copies it; see replication/way.py.
+_REGION_LABELS = ["collection", "region"]
+REGION_LAG = Gauge(
+    "nestvec_region_lag_changes", "Changes in another region that are not here.", _REGION_LABELS
+)
+REGION_WHOLE_AT = Gauge(
+    "nestvec_region_whole_timestamp_seconds",
+    "All that another region had written by then is here; since 1970.",
+    _REGION_LABELS,
+)
+REGION_REFUSED = Gauge(
+    "nestvec_region_refused_documents",
+    "Documents of another region that cannot be carried over.",
+    _REGION_LABELS,
+)
+REGION_WAITING = Gauge(
+    "nestvec_region_waiting", "1 while copying from another region waits.", _REGION_LABELS
+)
+REGION_BYTES = Counter(
+    "nestvec_region_received_bytes_total",
+    "Bytes of documents that came from another region.",
+    _REGION_LABELS,
+)
+CREDENTIAL_FAILURES = Counter(
+    "nestvec_credential_failures_total",
+    "Changed key, certificate and token files that could not be used; what stood before goes on.",
+)
+CERTIFICATE_EXPIRES = Gauge(
+    "nestvec_certificate_expires_timestamp_seconds",
+    "When this process's certificate ends, since 1970.",
+)
 BUILD = Gauge("nestvec_build_info", "Always 1; the labels tell the version.", ["version"])
+
+
+def forget_region(collection: str, region: str) -> None:
+    """Another process tells of it from now on, or nobody does."""
+    for one in (REGION_LAG, REGION_WHOLE_AT, REGION_REFUSED, REGION_WAITING):
+        with suppress(KeyError):
+            one.remove(collection, region)

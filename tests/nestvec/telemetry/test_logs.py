@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from nestvec.security.identity import Identity, Source, current_identity
 from nestvec.telemetry.logs import configure_logs, logger
 
 
@@ -57,3 +58,20 @@ def test_a_line_that_nobody_can_take_is_lost_and_nothing_fails(
     monkeypatch.setattr(sys, "stderr", later)
     log.info("found")
     assert '"event": "found"' in later.getvalue()
+
+
+def test_a_line_says_whose_call_it_belongs_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logs("info", "json")
+    log = logger()
+    log.info("before")
+    token = current_identity.set(Identity(Source.TOKEN, ("alice",), {"email": frozenset({"a@b"})}))
+    try:
+        log.info("within")
+    finally:
+        current_identity.reset(token)
+    before, within = stream.getvalue().splitlines()
+    assert "caller" not in before
+    assert '"caller": "token:alice"' in within
+    assert "a@b" not in within
