@@ -96,14 +96,14 @@ def main(
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """change: of the tier's only segment, given how strongly, 0 to 1. candidates: of the searches;
-    None for the class's own.
+    """change: of the tier's only segment, given how strongly, 0 to 1. search_class: which one is
+    asked: what a caller tunes is no sample of what a class serves.
     """
 
     name: str
     cause: Cause | None
     change: Callable[[Tier, Segment, float], Segment]
-    candidates: int | None = None
+    search_class: str = "search"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +116,15 @@ class Desk:
     sound: TierState
     asked: Sequence[str]
 
-    async def search(self, texts: Sequence[str], candidates: int | None) -> None:
-        options = SearchOptions(search_class="search", k=K, candidates=candidates)
+    async def search(self, texts: Sequence[str], search_class: str) -> None:
+        options = SearchOptions(search_class=search_class, k=K)
         await self.engine.query.search(COLLECTION, texts, options, _TIMEOUT_S)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[LiveRecall]:
         options = LiveRecallOptions(cpu_share=1.0, batch=_AT_ONCE)
         live = LiveRecall(self.engine.store, self.engine.shards, options)
-        self.engine.query._sampler = AnswerSampler(1.0, live.take, live.pass_over)  # noqa: SLF001
+        self.engine.query.own.sampler = AnswerSampler(1.0, live.take, live.pass_over)
         live.marks.before(self.collection, 0.0)
         await live.marks.refresh()
         yield live
@@ -138,7 +138,7 @@ class Desk:
             source = self.collection.name, self.collection.generation
             summary = summarise([])
             for start in range(0, most, _AT_ONCE):
-                await self.search(self.asked[start : start + _AT_ONCE], fault.candidates)
+                await self.search(self.asked[start : start + _AT_ONCE], fault.search_class)
                 await live.measure(source)
                 summary = live.windows.report()[0].summary
                 if until(summary):
@@ -148,7 +148,9 @@ class Desk:
 
 async def detection(texts: Sequence[str], asked: Sequence[str]) -> list[dict[str, Any]]:
     """One figure a fault."""
-    settings = load_settings(None, {"server.port": 0, "live_recall.cpu_share": 0})
+    few = {"coarse_dim": DIM, "k": K, "candidates": 20}
+    overrides = {"server.port": 0, "live_recall.cpu_share": 0, "classes.few": few}
+    settings = load_settings(None, overrides)
     async with running_engine(settings) as engine:
         documents = [IngestDocument(f"text-{row:07}", text) for row, text in enumerate(texts)]
         await asyncio.to_thread(_fill, engine.address, documents)
@@ -276,7 +278,7 @@ FAULTS = (
     Fault("none", None, lambda _tier, segment, _strength: segment),
     Fault("corrupted rows", Cause.DAMAGE, _corrupted),
     # With a thousand candidates the order that raw prefixes give loses nothing on these texts.
-    Fault("prefixes not renormalised", Cause.DAMAGE, _raw, candidates=20),
+    Fault("prefixes not renormalised", Cause.DAMAGE, _raw, search_class="few"),
     Fault("too few probes", Cause.ANN, _few_probes),
 )
 

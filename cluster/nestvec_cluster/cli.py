@@ -21,6 +21,15 @@ from nestvec_cluster import (
     cli_reshard,
     cli_upkeep,
 )
+from nestvec_cluster.cli_credentials import (
+    CaOption,
+    CertificateOption,
+    KeyOption,
+    ServerNameOption,
+    TlsOption,
+    TokenFileOption,
+    use_credentials,
+)
 from nestvec_cluster.cli_group import Commands, LateCommand, fail
 from nestvec_cluster.cli_options import Json
 
@@ -72,6 +81,11 @@ _LATE = (
         "recall",
         "Show what a server's answers have lost against exact search.",
         "nestvec_cluster.cli_recall:recall",
+    ),
+    LateCommand(
+        "regions",
+        "Show how the regions of a deployment stand to each other.",
+        "nestvec_cluster.cli_regions:regions",
     ),
     LateCommand(
         "probe",
@@ -130,8 +144,22 @@ def main(
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
     ] = False,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_cert: CertificateOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = None,
+    token_file: TokenFileOption = None,
 ) -> None:
     """What stands before a command."""
+    use_credentials(
+        tls=tls,
+        ca_file=tls_ca,
+        cert_file=tls_cert,
+        key_file=tls_key,
+        server_name=tls_server_name,
+        token_file=token_file,
+    )
     # gRPC's own lines on stderr, such as a port in use, would stand beside ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -162,6 +190,14 @@ def serve(
         str | None,
         typer.Option(help="debug, info (a line a request; the default), warning or error."),
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Listen beyond this machine without TLS, or without asking who calls. For a "
+            "network that nobody else is on.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Announce as one line of JSON, and log as JSON.")
     ] = False,
@@ -178,6 +214,7 @@ def serve(
         "server.port": port,
         "store.data_dir": None if data_dir is None else str(data_dir),
         "encoder.model": model,
+        "server.insecure": insecure or None,
         "log.level": log_level,
         "log.format": "json" if as_json else None,
     }
@@ -214,16 +251,18 @@ def check(
 
     from nestvec.config import load_settings
     from nestvec.core.errors import ConfigError
+    from nestvec.rpc.securing import check_security
     from nestvec_cluster.tables import dump_json
 
     try:
         settings = load_settings(file)
+        check_security(settings)
     except ConfigError as error:
         if as_json:
             typer.echo(dump_json({"valid": False, "errors": str(error).splitlines()}))
             raise typer.Exit(1) from None
         raise fail(str(error)) from None
-    effective = settings.model_dump(mode="json")
+    effective = settings.shown()
     if as_json:
         typer.echo(dump_json({"valid": True, "settings": effective}))
     else:

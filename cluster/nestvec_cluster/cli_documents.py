@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Making a collection may wait for a busy server, describing one samples its store.
 _LONG_S = 120.0
 _ACKS: dict[str, AckName] = {"searchable": "searchable", "stored": "stored"}
+_POLICIES = ("local", "local_first", "all")
 _FORMATS = ("auto", "jsonl", "csv", "tsv", "parquet", "text")
 
 
@@ -252,6 +253,23 @@ def search(
     min_coverage: Annotated[
         float | None, typer.Option(help="The least share of the documents that must answer.")
     ] = None,
+    regions: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=lambda: list(_POLICIES),
+            help="Which regions answer, where a collection is shared: `local` (the server's own), "
+            "`local_first` (others where that is not enough) or `all`; else as the class has it.",
+        ),
+    ] = None,
+    max_staleness: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="How far a replicated collection may be behind other regions; those it is further "
+            "behind are asked too.",
+        ),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show stages, candidates and fetched vectors.")
     ] = False,
@@ -260,6 +278,10 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the documents nearest to a text."""
+    if regions is not None and regions not in _POLICIES:
+        raise typer.BadParameter(
+            f"{regions!r}: expected one of {', '.join(_POLICIES)}", param_hint="--regions"
+        )
     with connected(address, timeout) as client:
         result = client.search(
             collection,
@@ -273,6 +295,8 @@ def search(
             target_recall=target_recall,
             filter=where,
             min_coverage=min_coverage,
+            regions=regions,
+            max_staleness_s=max_staleness,
             explain=explain,
         )
     from nestvec_cluster.tables import dump_json, print_search, search_data

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nestvec_cluster.cli_credentials import given_credentials
 from nestvec_cluster.completions import (
     ADDRESS_VARIABLE,
     DEFAULT_ADDRESS,
@@ -74,7 +75,8 @@ def connected(address: str, timeout_s: float = 10.0) -> Iterator[NestvecClient]:
     from nestvec.client import NestvecClient
     from nestvec.core.errors import WorkerUnavailable
 
-    with NestvecClient(address, timeout_s=timeout_s) as client:
+    credentials = given_credentials()
+    with NestvecClient(address, timeout_s=timeout_s, credentials=credentials) as client:
         try:
             yield client
         except WorkerUnavailable as error:

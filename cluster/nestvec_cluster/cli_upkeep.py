@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nestvec_cluster.cli_group import EXIT_PARTIAL
+from nestvec_cluster.cli_group import EXIT_PARTIAL, fail
 from nestvec_cluster.cli_options import (
     DEFAULT_ADDRESS,
     Address,
@@ -79,11 +79,26 @@ def verify(
     sample: Annotated[
         int, typer.Option(min=1, help="Documents compared code by code, a tier and shard.")
     ] = 1000,
+    regions: Annotated[
+        bool,
+        typer.Option(
+            "--regions",
+            help="Compare the collection with every other region instead, by ids and versions.",
+        ),
+    ] = False,
     address: Address = DEFAULT_ADDRESS,
     timeout: Timeout = _HOUR_S,
     as_json: Json = False,
 ) -> None:
     """Compare the store with every coarse tier. Exit code 3 when something is left to mend."""
+    if regions:
+        if repair:
+            raise fail(
+                "--regions compares alone: what differs is copied by itself (`nestvec regions`); "
+                "leave --repair out"
+            )
+        _verify_regions(collection, address, timeout, as_json)
+        return
     with connected(address, timeout) as client:
         found = client.verify(collection, repair=repair, sample=sample, timeout_s=timeout)
     from nestvec_cluster.tables import dump_json
@@ -94,6 +109,20 @@ def verify(
     else:
         print_verification(out(), found)
     if found.damaged or not (found.clean or found.repaired):
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def _verify_regions(collection: str, address: str, timeout: float, as_json: bool) -> None:
+    from nestvec_cluster.cli_regions import differences_data, print_differences
+    from nestvec_cluster.tables import dump_json
+
+    with connected(address, timeout) as client:
+        found = client.verify_regions(collection, timeout_s=timeout)
+    if as_json:
+        typer.echo(dump_json(differences_data(collection, found)))
+    else:
+        print_differences(out(), found)
+    if not all(one.clean for one in found):
         raise typer.Exit(EXIT_PARTIAL)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from nestvec_cluster.cli_credentials import given_credentials
+
 DEFAULT_ADDRESS = "127.0.0.1:7700"
 ADDRESS_VARIABLE = "NESTVEC_ADDRESS"
 _TIMEOUT_S = 0.5
@@ -26,7 +28,9 @@ def _collections(ctx: Any) -> list[str]:
     from nestvec.core.errors import NestvecError
 
     try:
-        with NestvecClient(_address(ctx), timeout_s=_TIMEOUT_S) as client:
+        with NestvecClient(
+            _address(ctx), timeout_s=_TIMEOUT_S, credentials=given_credentials()
+        ) as client:
             return [info.name for info in client.collections()]
     except NestvecError:
         return []
@@ -37,7 +41,9 @@ def _classes(ctx: Any) -> list[str]:
     from nestvec.core.errors import NestvecError
 
     try:
-        with NestvecClient(_address(ctx), timeout_s=_TIMEOUT_S) as client:
+        with NestvecClient(
+            _address(ctx), timeout_s=_TIMEOUT_S, credentials=given_credentials()
+        ) as client:
             return sorted(one.name for one in client.server().search_classes)
     except NestvecError:
         return list(_DEFAULT_CLASSES)

@@ -23,6 +23,7 @@ from nestvec.quality.timing import summarise, timed
 from nestvec.telemetry.logs import configure_logs
 from nestvec_cluster.background import background_engine
 from nestvec_cluster.corpus import stdlib_passages
+from nestvec_cluster.demo_regions import demo_regions, specs
 from nestvec_cluster.demo_report import (
     Lane,
     print_answers,
@@ -80,6 +81,12 @@ def demo(
         int | None,
         typer.Option(help="Where to listen: by default 7700 with --serve, else any free port."),
     ] = None,
+    regions: Annotated[
+        int | None,
+        typer.Option(
+            help="Spread the texts over so many regions (2 to 5) with delaying proxies between."
+        ),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
@@ -90,11 +97,19 @@ def demo(
     your own texts), and compares the classes with an exact search at full dimension, asking with
     passages that were withheld.
     """
+    if regions is not None:
+        specs(regions)
+        if serve or port is not None:
+            raise ConfigError("--regions ends with the demo: leave --serve and --port out")
     console = Console()
     configure_logs("warning")
     phases = Phases(Console(stderr=True))
     with phases.timed("read", "reading texts"):
         corpus = _corpus(texts, column)
+    if regions is not None:
+        withheld = (corpus.question, *corpus.withheld)
+        demo_regions(regions, corpus.documents, withheld, corpus.name, console, phases, json_file)
+        return
     if port is None:
         port = ServerSection().port if serve else 0
     settings = load_settings(None, {"server.port": port, "log.level": "warning"})

@@ -121,7 +121,7 @@ class Deployment:
         )
         view = await self._registry.view()
         changes.collections = await make_collections(self._topology, view, self._tell)
-        await wait_for_answers(view)
+        await wait_for_answers(self._topology, view)
         self._release_unused(every)
         return changes
 

@@ -29,10 +29,25 @@ from nestvec.quality.main import open_live_recall
 from nestvec.query import servicer as query_servicer
 from nestvec.query.app import QueryApp
 from nestvec.query.documents import Documents
-from nestvec.query.main import open_documents, open_shadow, query_app
+from nestvec.query.main import (
+    open_documents,
+    open_prefixes,
+    open_shadow,
+    other_regions,
+    query_app,
+)
+from nestvec.regions.main import Neighbours, open_others, region_map, region_room
 from nestvec.replication import servicer as migration_servicer
 from nestvec.replication.app import MigrationApp
-from nestvec.replication.main import open_carrier, open_migrations
+from nestvec.replication.main import (
+    deletions_needed,
+    open_carrier,
+    open_migrations,
+    open_regional,
+    open_staleness,
+)
+from nestvec.replication.prefixes import PrefixCopying
+from nestvec.replication.regional import RegionalApp
 from nestvec.rerank.main import open_reranker
 from nestvec.rpc.server import Mounted
 from nestvec.serving import listen
@@ -53,6 +68,9 @@ class Applications:
     store: VectorStore
     live: LiveRecall | None
     migrations: MigrationApp
+    regional: RegionalApp
+    others: Neighbours
+    region_room: list[Mounted]
 
     def mounted(self) -> list[Mounted]:
         """The public services, and the encoder for clients that bring their own vectors."""
@@ -63,7 +81,9 @@ class Applications:
             ingest_servicer.mount(self.ingest),
             admin_servicer.mount(self.admin, server_facts(self.settings, self.encoders)),
             migration_servicer.mount(self.migrations),
+            migration_servicer.mount_regional(self.regional),
             encoder_servicer.mount(self.encoders, cap_s),
+            *self.region_room,
         ]
 
 
@@ -88,27 +108,47 @@ async def open_applications(settings: Settings, stack: AsyncExitStack) -> Applic
     catalogue.tell(encoders.expect)
     await catalogue.refresh()
     # What is under way is taken up again once all of it is open.
-    carrying = open_carrier(store, catalogue)
-    ingest = ingest_app(settings, catalogue, encoders, shards, store, stack, carrying)
+    regions = region_map(settings)
+    others = open_others(settings, regions, stack)
+    staleness = None if regions is None else open_staleness(store, regions, stack)
+    carrying = open_carrier(store, catalogue, regions)
+    needed = deletions_needed(store, regions)
+    ingest = ingest_app(settings, catalogue, encoders, shards, store, stack, carrying, needed)
     migrations = open_migrations(
         store, catalogue, admin, shards, encoders, stack, wrote=ingest.copied
     )
+    regional = open_regional(
+        settings,
+        regions,
+        others,
+        store,
+        catalogue,
+        encoders,
+        stack,
+        adopt=admin.adopt,
+        found=ingest.found,
+        wrote=ingest.copied,
+        copying=PrefixCopying(store, catalogue, shards),
+    )
     documents = open_documents(settings, catalogue, store)
     live = open_live_recall(settings, store, shards, stack)
+    prefixes = open_prefixes(settings, regions, others, staleness, catalogue, shards, documents)
+    query = query_app(
+        settings,
+        catalogue,
+        encoders,
+        shards,
+        reranker,
+        documents,
+        cross_encoder,
+        live,
+        carrying,
+        open_shadow(catalogue, store, stack),
+        other_regions(settings, regions, others, staleness, prefixes),
+    )
     applications = Applications(
         settings=settings,
-        query=query_app(
-            settings,
-            catalogue,
-            encoders,
-            shards,
-            reranker,
-            documents,
-            cross_encoder,
-            live,
-            carrying,
-            open_shadow(catalogue, store, stack),
-        ),
+        query=query,
         documents=documents,
         admin=admin,
         ingest=ingest,
@@ -118,6 +158,11 @@ async def open_applications(settings: Settings, stack: AsyncExitStack) -> Applic
         store=store,
         live=live,
         migrations=migrations,
+        regional=regional,
+        others=others,
+        region_room=region_room(
+            settings, regions, catalogue, query, reranker, documents, store, stack, staleness
+        ),
     )
     catalogue.start()
     stack.push_async_callback(catalogue.close)

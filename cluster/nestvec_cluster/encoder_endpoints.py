@@ -19,6 +19,7 @@ from nestvec.quality.endpoint import DimensionRefused, EndpointFailed, Row
 from nestvec.rpc.status import error_from
 from nestvec.rpc.wire import role_to_wire, space_from_wire
 from nestvec.v1 import encoder_pb2, encoder_pb2_grpc
+from nestvec_cluster.cli_credentials import channel_of
 
 # How a server says that it will not: OpenAI and vLLM 400, TEI 413 and 422.
 _REFUSALS = frozenset({400, 413, 422})
@@ -34,7 +35,7 @@ class GrpcEndpoint:
     def __init__(self, address: str, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address)
+        self._channel = channel_of(address)
         self._stub = encoder_pb2_grpc.EncoderServiceStub(self._channel)
         self._space: Space | None = None
 

@@ -14,6 +14,7 @@ from nestvec.core.members import (
     ClusterView,
     MemberRole,
 )
+from nestvec_cluster.cli_credentials import credentials_of
 from nestvec_cluster.topology import CollectionTopology, Topology
 
 _LOOK_S = 0.1
@@ -25,7 +26,7 @@ async def make_collections(
 ) -> list[str]:
     """Those of the file that are not there yet; returns their names."""
     made = []
-    async with AsyncNestvecClient(_ready(view, MemberRole.INGEST), timeout_s=_ANSWER_S) as client:
+    async with _client(topology, _ready(view, MemberRole.INGEST)) as client:
         there = {one.name for one in await client.collections()}
         for name, one in topology.collections.items():
             if name != EVERY_COLLECTION and name not in there:
@@ -35,17 +36,17 @@ async def make_collections(
     return made
 
 
-async def wait_for_answers(view: ClusterView) -> None:
+async def wait_for_answers(topology: Topology, view: ClusterView) -> None:
     """A front end of each kind answers for real: it describes, and it searches."""
     ingest, query = (_ready(view, role) for role in (MemberRole.INGEST, MemberRole.QUERY))
     deadline = time.monotonic() + _ANSWER_S
     while True:
         try:
-            async with AsyncNestvecClient(ingest, timeout_s=_ANSWER_S) as client:
+            async with _client(topology, ingest) as client:
                 named = [one.name for one in await client.collections()]
                 for name in named:
                     await client.describe(name)
-            async with AsyncNestvecClient(query, timeout_s=_ANSWER_S) as client:
+            async with _client(topology, query) as client:
                 for name in named:
                     await client.search(name, "nestvec", min_coverage=0.0)
         except NestvecError:
@@ -54,6 +55,12 @@ async def wait_for_answers(view: ClusterView) -> None:
             await asyncio.sleep(_LOOK_S)
         else:
             return
+
+
+def _client(topology: Topology, address: str) -> AsyncNestvecClient:
+    """With what the cluster's own processes show each other."""
+    credentials = credentials_of(topology.security)
+    return AsyncNestvecClient(address, timeout_s=_ANSWER_S, credentials=credentials)
 
 
 def _ready(view: ClusterView, role: MemberRole) -> str:

@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from nestvec.core.errors import ConfigError
-from nestvec.core.members import ClusterView, Layout
+from nestvec.core.members import ClusterView, Layout, MemberRole
 from nestvec_cluster.pieces import Group, coarse_groups
 from nestvec_cluster.topology import Topology
 
 
 def require_not_elsewhere(topology: Topology, view: ClusterView, actors: Collection[str]) -> None:
-    """Raise ConfigError where the members are not actors of this Ray."""
-    strangers = [one for one in view.members if one.name not in actors]
+    """Raise ConfigError where the members are not actors of this Ray, and the file wants them to
+    be: front ends of which it asks for none run elsewhere.
+    """
+    elsewhere = [
+        role
+        for role, section in (
+            (MemberRole.QUERY, topology.query),
+            (MemberRole.INGEST, topology.ingest),
+        )
+        if section.count == 0
+    ]
+    strangers = [
+        one for one in view.members if one.name not in actors and one.role not in elsewhere
+    ]
     if strangers and not actors:
         one = strangers[0]
         raise ConfigError(

@@ -42,6 +42,7 @@ from nestvec.quality.truth import ExactSearch
 from nestvec.rpc.status import error_from
 from nestvec.rpc.wire import role_to_wire
 from nestvec.v1 import encoder_pb2, encoder_pb2_grpc
+from nestvec_cluster.cli_credentials import channel_of
 
 # Every class is asked for as many hits, so that their recalls can be compared.
 HITS = 10
@@ -160,7 +161,7 @@ def encode_queries(address: str, texts: Sequence[str]) -> Floats:
 def encode_texts(address: str, texts: Sequence[str], role: Role) -> Floats:
     """(n, dim) float32 from the server's own encoder, over gRPC. Raises what it says."""
     parts = []
-    with grpc.insecure_channel(address) as channel:
+    with channel_of(address) as channel:
         stub = encoder_pb2_grpc.EncoderServiceStub(channel)
         for first in range(0, len(texts), _ENCODE_AT_ONCE):
             request = encoder_pb2.EncodeRequest(

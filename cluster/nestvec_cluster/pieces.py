@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nestvec.config import Settings
@@ -169,6 +170,7 @@ def _settings(topology: Topology, slot: str, port: int) -> dict[str, Any]:
         "server": {
             "host": "",
             "port": port,
+            "insecure": topology.insecure,
             "deadline_cap_s": timeouts.deadline_cap_s,
             "drain_s": timeouts.drain_s,
         },
@@ -179,5 +181,17 @@ def _settings(topology: Topology, slot: str, port: int) -> dict[str, Any]:
         "classes": {name: one.model_dump(mode="json") for name, one in topology.classes.items()},
         "limits": topology.limits.model_dump(mode="json"),
         "cluster": {"name": topology.name, "slot": slot, "heartbeat_s": timeouts.heartbeat_s},
+        "security": _plain(topology.security.model_dump()),
         "log": topology.log.model_dump(mode="json"),
     }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, with whole paths: an actor has a working directory of its own."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, str) else value

@@ -18,6 +18,7 @@ from nestvec.client import (
     CollectionDescription,
     CollectionInfo,
     GetResult,
+    RegionOutcome,
     SearchResult,
     ServerInfo,
     StoredDocument,
@@ -70,6 +71,7 @@ def search_data(collection: str, result: SearchResult) -> dict[str, Any]:
                 "cross_score": hit.cross_score,
                 "text": hit.text,
                 "fields": dict(hit.fields),
+                "region": hit.region,
             }
             for hit in result.hits
         ],
@@ -83,6 +85,8 @@ def search_data(collection: str, result: SearchResult) -> dict[str, Any]:
         "generation": result.generation,
         "explanation": asdict(result.explanation) if result.explanation else None,
         "plan": asdict(result.plan) if result.plan else None,
+        "regions": [{**asdict(one), "state": one.state.value} for one in result.regions],
+        "missing_regions": list(result.missing_regions),
     }
 
 
@@ -152,16 +156,20 @@ def server_data(server: ServerInfo, collections: Sequence[CollectionInfo]) -> di
 def print_search(console: Console, result: SearchResult) -> None:
     """Hits, then one line on how they came about."""
     crossed = ["cross-encoder"] if result.cross_encoder else []
-    table = _table("", *crossed, "score", "id", "text")
+    shared = ["region"] if result.regions else []
+    table = _table("", *crossed, "score", *shared, "id", "text")
     for rank, hit in enumerate(result.hits, 1):
         given = "-" if hit.cross_score is None else f"{hit.cross_score:.4f}"
         scores = [given, f"{hit.score:.4f}"] if crossed else [f"{hit.score:.4f}"]
-        table.add_row(str(rank), *scores, one_line(hit.id), one_line(hit.text))
+        where = [one_line(hit.region)] if shared else []
+        table.add_row(str(rank), *scores, *where, one_line(hit.id), one_line(hit.text))
     console.print(table if result.hits else "no hits")
     console.print(_summary(result), style="dim", soft_wrap=True)
     if result.explanation is not None:
         stages = (f"{stage} {ms:.2f} ms" for stage, ms in result.explanation.stages.items())
         console.print(Text(", ".join(stages)), style="dim", soft_wrap=True)
+    if result.regions:
+        console.print(Text("; ".join(map(_region, result.regions))), style="dim", soft_wrap=True)
     for one in result.degradations:
         console.print(Text(f"{one.kind}: {one_line(one.detail)}"), style="yellow", soft_wrap=True)
 
@@ -185,7 +193,18 @@ def _summary(result: SearchResult) -> Text:
     parts.append(f"certificate: {certificate}")
     coverage = result.coverage
     parts.append(f"{coverage.fraction:.1%} of {coverage.documents_total:,} documents answered")
+    if result.missing_regions:
+        parts.append(f"without region {', '.join(map(one_line, result.missing_regions))}")
     return Text("; ".join(parts))
+
+
+def _region(outcome: RegionOutcome) -> str:
+    words = f"region {one_line(outcome.name)}: {outcome.state.value.replace('_', ' ')}"
+    if outcome.milliseconds:
+        words += f" in {outcome.milliseconds:.1f} ms"
+    if outcome.staleness_s is not None and outcome.staleness_s > 0.0:
+        words += f", up to {outcome.staleness_s:.3g} s behind"
+    return words
 
 
 def _plan(plan: CalibratedPlan) -> str:

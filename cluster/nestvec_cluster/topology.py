@@ -38,6 +38,7 @@ from nestvec.core.collection import check_name
 from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.fields import parse_field
 from nestvec.core.members import EVERY_COLLECTION, Layout
+from nestvec.security.settings import SecuritySection, require_guarded
 from nestvec_cluster.topology_errors import explain
 
 DEFAULT_FILE = Path("cluster.yaml")
@@ -131,7 +132,9 @@ class FrontEndTopology(Resources):
     """Processes that callers speak to."""
 
     num_cpus: float = Field(0.25, ge=0)
-    count: int = Field(1, ge=1, le=64)
+    count: int = Field(
+        1, ge=0, le=64, description="0: they run elsewhere, and join the cluster by themselves."
+    )
     port: int = Field(0, ge=0, le=65535, description="The first one's; the others' follow. 0: any.")
 
     @model_validator(mode="after")
@@ -187,6 +190,14 @@ class Topology(_Section):
     timeouts: TimeoutsTopology = Field(default_factory=TimeoutsTopology)
     log: LogSection = Field(default_factory=LogSection)
     ray: RayTopology = Field(default_factory=RayTopology)
+    security: SecuritySection = Field(
+        default_factory=SecuritySection, description="Of every process; files are on every node."
+    )
+    insecure: bool = Field(
+        False,
+        description="Listen beyond this machine without TLS, or without asking who calls. For "
+        "networks that nobody else is on.",
+    )
 
     @field_validator("collections")
     @classmethod
@@ -216,6 +227,30 @@ class Topology(_Section):
     ) -> dict[str, ClassSection]:
         require_cross_encoder(classes, info.data.get("cross_encoder"))
         return classes
+
+    @model_validator(mode="after")
+    def _processes_known(self) -> Self:
+        """All of them ask for what these settings say, of each other too."""
+        security = self.security
+        by_certificate = security.tls is not None and security.tls.client_ca_file is not None
+        if security.authenticates and not by_certificate and security.token_file is None:
+            raise ValueError(
+                "security: the processes call each other, and have nothing to show; give "
+                "tls.client_ca_file, or token_file"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        """Processes listen at their node's address."""
+        key, host = "ray.node_ip", self.ray.node_ip
+        if self.ray.address is not None:
+            key, host = "ray.address", self.ray.address.rpartition(":")[0]
+        try:
+            require_guarded(host, key, self.security, self.insecure, "insecure: true")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _no_port_twice(self) -> Self:

@@ -60,6 +60,11 @@ async def test_tombstones_are_told_with_their_versions(store: VectorStore) -> No
     for partition in range(docs.partitions):
         found |= dict(await gathered(store.tombstones(docs, partition)))
     assert found == {NAMES[0]: 6, "early": 4}
+    asked = ["early", NAMES[1], "unknown", NAMES[0]]
+    assert await store.deletions(docs, asked) == [4, None, None, 6]
+    await store.put(docs, [a_document(NAMES[0], 7)])
+    assert await store.deletions(docs, [NAMES[0]]) == [None], "it lives again"
+    assert await store.deletions(docs, []) == []
 
 
 async def test_live_documents_are_whole_and_others_are_none(store: VectorStore) -> None:

@@ -74,7 +74,13 @@ def test_the_command_names_a_port_in_use_in_one_line(engine: SharedEngine) -> No
 
 def test_an_address_of_another_machine_is_refused() -> None:
     told = r"cannot listen on 192\.0\.2\.1:\d+: .* the host is not this machine's"
-    check_does_not_start(ConfigError, told, server__host="192.0.2.1", server__port=free_port())
+    check_does_not_start(
+        ConfigError,
+        told,
+        server__host="192.0.2.1",
+        server__port=free_port(),
+        server__insecure=True,
+    )
 
 
 # --- data directories ----------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from nestvec.core.errors import ConfigError
-from nestvec.core.members import EVERY_COLLECTION, Assignment, ClusterView, Layout
+from nestvec.core.members import EVERY_COLLECTION, Assignment, ClusterView, Layout, MemberRole
 from nestvec_cluster.held import kept_groups, require_not_elsewhere, require_same_shards
 from nestvec_cluster.topology import Topology
-from tests.support.registries import a_member
+from tests.support.registries import a_member, a_worker
 
 _TWO, _THREE = Layout("docs", 2), Layout("docs", 3)
 
@@ -67,3 +67,16 @@ def test_a_cluster_of_another_ray_is_refused() -> None:
     with pytest.raises(ConfigError, match="runs already, elsewhere: query/1"):
         require_not_elsewhere(a_topology(), view, [])
     require_not_elsewhere(a_topology(), view, ["query/1"])
+
+
+def test_front_ends_may_run_elsewhere_where_the_file_asks_for_none() -> None:
+    view = ClusterView(1, members=(a_member("query/1"), a_member("ingest/1", MemberRole.INGEST)))
+    with pytest.raises(ConfigError, match="runs already, elsewhere: query/1"):
+        require_not_elsewhere(a_topology(), view, [])
+    none = {"query": {"count": 0}, "ingest": {"count": 0}}
+    told = a_topology().model_dump(by_alias=True) | none
+    require_not_elsewhere(Topology.model_validate(told), view, [])
+    # Workers are Ray's all the same.
+    worker = ClusterView(1, members=(*view.members, a_worker(0)))
+    with pytest.raises(ConfigError, match=r"docs/2-0\.0 is at"):
+        require_not_elsewhere(Topology.model_validate(told), worker, [])

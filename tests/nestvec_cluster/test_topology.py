@@ -124,7 +124,7 @@ def test_what_cannot_be_is_refused_with_the_key(
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
-    lines = refused(tmp_path, quarry={}, query={"count": 0}, ray={"prt": 1}).splitlines()
+    lines = refused(tmp_path, quarry={}, query={"count": -1}, ray={"prt": 1}).splitlines()
     assert len(lines) == 3
 
 
@@ -144,3 +144,41 @@ def test_scaling_changes_one_kind(tmp_path: Path) -> None:
         topology.scaled("dogs", 2)
     with pytest.raises(ConfigError, match="inside the front ends"):
         topology.scaled("encoder", 2)
+
+
+def test_nodes_beyond_this_machine_need_tls_and_authentication_or_insecure(
+    tmp_path: Path,
+) -> None:
+    for ray in ({"address": "10.0.0.1:6379"}, {"node_ip": "10.0.0.1"}):
+        said = refused(tmp_path, ray=ray)
+        assert "security.tls" in said
+        assert "insecure: true" in said
+        topology = loaded(tmp_path, ray=ray, insecure=True)
+        piece = all_groups(topology)[0].pieces[0]
+        assert Settings.model_validate(piece.settings).server.insecure
+    assert not Settings.model_validate(
+        all_groups(loaded(tmp_path))[0].pieces[0].settings
+    ).server.insecure
+
+
+def test_processes_have_something_to_show_each_other(tmp_path: Path) -> None:
+    section = {
+        "tokens": {"key_files": ["a.pub"], "audience": "nestvec"},
+        "grants": [{"subjects": ["*"], "verbs": ["search"], "collections": ["*"]}],
+    }
+    assert "nothing to show" in refused(tmp_path, security=section)
+    loaded(tmp_path, security={**section, "token_file": "token"})
+
+
+def test_security_reaches_every_process_with_whole_paths(tmp_path: Path) -> None:
+    section = {
+        "tls": {"cert_file": "tls.crt", "key_file": "tls.key", "client_ca_file": "ca.crt"},
+        "grants": [{"certificates": ["*"], "verbs": ["internal"], "collections": ["*"]}],
+    }
+    topology = loaded(tmp_path, ray={"address": "10.0.0.1:6379"}, security=section)
+    for group in all_groups(topology):
+        for piece in group.pieces:
+            found = Settings.model_validate(piece.settings).security
+            assert found.tls is not None
+            assert found.tls.cert_file == Path("tls.crt").absolute()
+            assert found.grants == topology.security.grants

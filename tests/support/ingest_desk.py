@@ -52,6 +52,12 @@ class FlakyStore(FaultyStore):
         self.asked.extend(records)
         return await super().put(collection, records)
 
+    async def put_newer(
+        self, collection: Collection, records: Sequence[StoreRecord]
+    ) -> list[Placed]:
+        self.asked.extend(records)
+        return await super().put_newer(collection, records)
+
     async def expire_tombstones(self, collection: Collection, before_ms: int) -> int:
         await self.faults.begin("expire_tombstones")
         return await super().expire_tombstones(collection, before_ms)

@@ -55,6 +55,7 @@ from nestvec.ingest.options import IngestOptions
 from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
 from nestvec.query.documents import Documents
+from nestvec.query.other_regions import OtherRegions
 from nestvec.query.plan import Limits, SearchClass, SearchOptions
 from nestvec.query.shadow import ShadowAsker
 from nestvec.replication.app import MigrationApp
@@ -218,8 +219,11 @@ async def open_rooms(
     others: tuple[Encoder, ...] = (),
     cross_encoder: PairScorer | None = None,
     moving: Pauses | None = None,
+    regions: OtherRegions | None = None,
 ) -> AsyncIterator[Rooms]:
-    """Every application over one store. moving: also what moves collections to another model."""
+    """Every application over one store. moving: also what moves collections to another model.
+    regions: others that share its collections.
+    """
     store = FaultyStore() if store is None else store
     limits = limits or Limits()
     encoder_app = EncoderApp(model or HashModel(64))
@@ -244,6 +248,7 @@ async def open_rooms(
         cross_encoder,
         carrying=carrying,
         shadow=shadow,
+        regions=regions,
     )
     tiers = sorted({one.coarse_dim for one in classes})
     admin = AdminApp(
@@ -320,6 +325,14 @@ class FaultyStore(MemoryStore):
     async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]:
         await self.faults.begin("put")
         placed = await super().put(collection, records)
+        await self.faults.end("put")
+        return placed
+
+    async def put_newer(
+        self, collection: Collection, records: Sequence[StoreRecord]
+    ) -> list[Placed]:
+        await self.faults.begin("put")
+        placed = await super().put_newer(collection, records)
         await self.faults.end("put")
         return placed
 

@@ -260,6 +260,17 @@ class MemoryStore:
             found.append(None if entry is None else StoredVersion(name, *entry))
         return found
 
+    async def deletions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[int | None]:
+        generation = self._of(collection)
+        found: list[int | None] = []
+        for name in external_ids:
+            partition = generation.of(partition_of(name, collection.partitions))
+            buried = partition.tombstones.get(name)
+            found.append(None if buried is None else buried[1])
+        return found
+
     async def live_documents(
         self, collection: Collection, ids: Ids, with_vectors: bool
     ) -> list[StoredDocument | None]:

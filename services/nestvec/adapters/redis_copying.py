@@ -57,20 +57,36 @@ class RedisCopying:
         self, collection: Collection, external_ids: Sequence[str]
     ) -> list[StoredVersion | None]:
         """One round trip up to 1,000 ids. A map entry that cannot be read stands for nothing."""
-        maps = self._keys.of(collection).ids
-        found: list[StoredVersion | None] = [None] * len(external_ids)
+        values = await self._fields(self._keys.of(collection).ids, collection, external_ids)
+        entries = [None if value is None else read_entry(value) for value in values]
+        return [
+            None if entry is None else StoredVersion(name, *entry)
+            for name, entry in zip(external_ids, entries, strict=True)
+        ]
+
+    async def deletions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[int | None]:
+        """As `versions`."""
+        buried = self._keys.of(collection).tombstones
+        values = await self._fields(buried, collection, external_ids)
+        return [None if value is None else read_tombstone(value) for value in values]
+
+    async def _fields(
+        self, hashes: Sequence[bytes], collection: Collection, external_ids: Sequence[str]
+    ) -> list[bytes | None]:
+        """What the hash of each id's partition holds under it. hashes: one a partition."""
+        found: list[bytes | None] = [None] * len(external_ids)
         for start, chunk in chunks(external_ids):
             groups = by_partition(chunk, collection)
             commands: list[Command] = [
-                (b"HMGET", maps[partition], *(chunk[at].encode() for at in group))
+                (b"HMGET", hashes[partition], *(chunk[at].encode() for at in group))
                 for partition, group in groups.items()
             ]
             answers = await self._client.batch(commands)
             for group, values in zip(groups.values(), answers, strict=True):
                 for at, value in zip(group, values, strict=True):
-                    entry = None if value is None else read_entry(value)
-                    if entry is not None:
-                        found[start + at] = StoredVersion(chunk[at], *entry)
+                    found[start + at] = value
         return found
 
     async def live_documents(

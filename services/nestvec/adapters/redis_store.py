@@ -236,6 +236,12 @@ class RedisStore:
         await self._require_format()
         return await self._copying.versions(collection, external_ids)
 
+    async def deletions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[int | None]:
+        await self._require_format()
+        return await self._copying.deletions(collection, external_ids)
+
     async def live_documents(
         self, collection: Collection, ids: Ids, with_vectors: bool
     ) -> list[StoredDocument | None]:

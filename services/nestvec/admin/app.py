@@ -98,17 +98,31 @@ class AdminApp:
         that is not to be had here; WorkerUnavailable where it cannot be opened now.
         """
         model = ModelSpec(wish.model) if wish.model else None
-        collection = self._designed(wish, await self._encoders.named(model))
+        return await self._made(self._designed(wish, await self._encoders.named(model)), exist_ok)
+
+    async def adopt(self, record: Collection) -> Collection:
+        """Make the collection that another region has, empty: of the same space, tiers, fields and
+        partitions, with what was measured of it. Raises SpaceMismatch where its model is not to be
+        had here, WorkerUnavailable, AlreadyExists, or InvalidRequest.
+        """
+        await self._encoders.of(record.space, record.model)
+        wanted = replace(
+            record, generation=1, identity=new_identity(), restoring=False, calibration=None
+        )
+        return (await self._made(wanted, exist_ok=True))[0]
+
+    async def _made(self, collection: Collection, exist_ok: bool) -> tuple[Collection, bool]:
         require_allowed(collection, collection.tiers)
-        async with self._changing(wish.name):
-            await self._drop_unfinished(wish.name)
+        name = collection.name
+        async with self._changing(name):
+            await self._drop_unfinished(name)
             created = True
             try:
                 collection = await self._store.create_collection(
                     collection, drawn(collection, collection.tiers)
                 )
             except AlreadyExists:
-                existing = await self._newest(wish.name)
+                existing = await self._newest(name)
                 if not exist_ok:
                     raise
                 _require_same_design(existing, collection)

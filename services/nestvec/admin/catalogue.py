@@ -10,6 +10,7 @@ from nestvec.core.collection import Collection
 from nestvec.core.errors import NestvecError, NotFound
 from nestvec.core.migration import Listing, Migration, generation_name, split_generation
 from nestvec.core.ports import VectorStore
+from nestvec.core.prefix_copy import copy_name
 from nestvec.telemetry.logs import logger
 
 # Collections that a message names.
@@ -29,14 +30,18 @@ class StoredCatalogue:
     A name that is not at hand is looked up, so a collection that another process created is found;
     one that another process dropped is noticed when its shards refuse it. While it watches, what
     changed otherwise (a name that stands for another generation) is known within NOTICE_S. While
-    the store is lost, what is at hand stays.
+    the store is lost, what is at hand stays. Copies of other regions' prefixes are no collections
+    of this region: nobody reads or writes one by its name, see `copy`.
     """
 
-    def __init__(self, store: VectorStore) -> None:
+    def __init__(self, store: VectorStore, copies: bool = False) -> None:
+        """copies: `get` finds those too, for shards: they serve them like any other collection."""
         self._store = store
+        self._with_copies = copies
         self._listing = Listing(-1, ())
         self._known: dict[str, Collection] = {}
         self._generations: dict[str, Collection] = {}
+        self._copies: dict[str, Collection] = {}
         self._moving: dict[str, Migration] = {}
         self._doubtful: set[str] = set()
         self._read_s = -_REREAD_S
@@ -64,10 +69,30 @@ class StoredCatalogue:
         return known
 
     def _at_hand(self, name: str) -> Collection | None:
-        return self._known.get(name) or self._generations.get(name)
+        found = self._known.get(name) or self._generations.get(name)
+        return found or (self._copies.get(name) if self._with_copies else None)
+
+    def copy(self, collection: str, region: str) -> Collection | None:
+        """The copy of the prefixes of a region's part of a collection, at hand; None where there is
+        none here.
+        """
+        return self._copies.get(copy_name(collection, region))
+
+    def copies(self) -> list[Collection]:
+        """All of them, at hand."""
+        return list(self._copies.values())
 
     def _unknown(self, name: str) -> NotFound:
         base, generation = split_generation(name)
+        if base in self._copies:
+            copied = self._copies[base].prefixes
+            assert copied is not None
+            return NotFound(
+                "collection",
+                name,
+                f"it is this region's own copy of prefixes of region {copied.region!r}; search "
+                f"{copied.collection!r}",
+            )
         serving = self._known.get(base)
         if generation and serving is not None:
             there = sorted(one.generation for one in self._generations.values() if one.name == base)
@@ -82,12 +107,16 @@ class StoredCatalogue:
         )
 
     async def refresh(self) -> list[Collection]:
-        """Read all of it again. Returns what names stand for, without what is being restored."""
+        """Read all of it again. Returns what names stand for, without what is being restored, and
+        without copies.
+        """
         began_s = time.monotonic()
         listing = await self._store.listing()
         self._listing = listing
-        current = [one for one in listing.current if not one.restoring]
+        everything = [one for one in listing.current if not one.restoring]
+        current = [one for one in everything if one.prefixes is None]
         self._known = {one.name: one for one in current}
+        self._copies = {one.name: one for one in everything if one.prefixes is not None}
         self._generations = {
             generation_name(one.name, one.generation): one for one in (*current, *listing.beside)
         }
@@ -99,9 +128,11 @@ class StoredCatalogue:
         return current
 
     async def generations(self) -> list[Collection]:
-        """Read all of it again. Returns every generation, those that serve first."""
+        """Read all of it again. Returns every generation, those that serve first, and copies: all
+        that shards hold.
+        """
         current = await self.refresh()
-        return [*current, *self._listing.beside]
+        return [*current, *self._listing.beside, *self._copies.values()]
 
     def forget(self, name: str) -> None:
         """Look this name up again next time."""

@@ -28,9 +28,9 @@ def admin_app(
 
 def server_facts(settings: Settings, encoders: Encoders) -> ServerFacts:
     """What DescribeServer tells."""
+    untold = {"degrade", "share", "certified", "regions", "local_score"}
     classes = tuple(
-        {"name": name, **one.model_dump(exclude={"degrade", "share", "certified"})}
-        for name, one in settings.classes.items()
+        {"name": name, **one.model_dump(exclude=untold)} for name, one in settings.classes.items()
     )
     section = settings.cross_encoder
     return ServerFacts(

@@ -6,34 +6,23 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from nestvec.admin.allowing import require_allowed
-from nestvec.core.codec import floats_to_bytes
+from nestvec.core import sketch
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.measured import Evidence
 from nestvec.core.ports import VectorStore
-from nestvec.core.sketch import dither_name, random_dither, random_rotation, rotation_name
 
 
 def asset_names(collection: Collection, dims: Iterable[int]) -> list[str]:
     """Of what some tiers of a collection drew."""
-    names = []
-    for dim in dims:
-        names.append(dither_name(dim))
-        if dim < collection.store_dim:
-            names.append(rotation_name(dim))
-    return names
+    return sketch.asset_names(dims, collection.store_dim)
 
 
 def drawn(collection: Collection, dims: Iterable[int]) -> dict[str, bytes]:
     """What a generation draws once: the rotation and the dither of each tier's codes."""
-    assets = {}
+    assets: dict[str, bytes] = {}
     for dim in dims:
-        # Two streams: the bound adds what the two draws do as independent.
-        seed = collection.rotation_seed + dim
-        assets[dither_name(dim)] = floats_to_bytes(random_dither(dim, [seed, 1]))
-        if dim < collection.store_dim:
-            rotation = random_rotation(collection.store_dim - dim, [seed, 0])
-            assets[rotation_name(dim)] = floats_to_bytes(rotation)
+        assets |= sketch.drawn_assets(dim, collection.store_dim, collection.rotation_seed)
     return assets
 
 

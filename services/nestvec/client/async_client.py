@@ -19,10 +19,11 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from numpy.typing import NDArray
 
-from nestvec.client import calls, migrations, quality, upkeep
+from nestvec.client import calls, migrations, quality, regions, upkeep
 from nestvec.client.asking import ask_async
 from nestvec.client.calls import Call, SearchOptions, Service
 from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
+from nestvec.client.credentials import Credentials
 from nestvec.client.front_ends import FrontEnds
 from nestvec.client.ingest import IngestMessage, IngestRun, texts_alone
 from nestvec.client.migrations import LONG_S as MIGRATION_S
@@ -54,6 +55,7 @@ from nestvec.core.errors import BudgetSpent, NestvecError, SpaceMismatch, Worker
 from nestvec.core.fields import FieldType
 from nestvec.core.measured import Evidence
 from nestvec.core.migration import Gate, MigrationStatus, MigrationWish
+from nestvec.core.region_reports import RegionDifference, RegionStatus
 from nestvec.core.space import Space
 from nestvec.v1 import (
     admin_pb2_grpc,
@@ -61,6 +63,7 @@ from nestvec.v1 import (
     migration_pb2_grpc,
     quality_pb2_grpc,
     query_pb2_grpc,
+    region_pb2_grpc,
 )
 
 Result = TypeVar("Result")
@@ -83,9 +86,10 @@ class AsyncNestvecClient:
         wait_for_ready: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         request_id: Callable[[], str] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._connection = Connection(
-            address, timeout_s, wait_for_ready, max_message_bytes, request_id
+            address, timeout_s, wait_for_ready, max_message_bytes, request_id, credentials
         )
         self._channels: list[grpc.aio.Channel] = []
         self._stubs: list[dict[Service, Any]] = []
@@ -336,6 +340,16 @@ class AsyncNestvecClient:
         """See NestvecClient.verify."""
         return await self._run(upkeep.verify(name, repair, sample), timeout_s)
 
+    async def regions(self, *, timeout_s: float | None = None) -> list[RegionStatus]:
+        """See NestvecClient.regions."""
+        return await self._run(regions.describe(), timeout_s)
+
+    async def verify_regions(
+        self, name: str, *, timeout_s: float = LONG_S
+    ) -> list[RegionDifference]:
+        """See NestvecClient.verify_regions."""
+        return await self._run(regions.verify(name), timeout_s)
+
     async def live_recall(
         self, collection: str = "", *, timeout_s: float | None = None
     ) -> LiveRecall:
@@ -392,11 +406,7 @@ class AsyncNestvecClient:
     def _stub(self, server: int, service: Service) -> Any:
         if not self._channels:
             # Here, because a channel belongs to the loop that runs when it is made.
-            options = self._connection.options()
-            self._channels = [
-                grpc.aio.insecure_channel(address, options=options)
-                for address in self._connection.addresses
-            ]
+            self._channels = self._connection.async_channels()
             self._stubs = [
                 {
                     "query": query_pb2_grpc.QueryServiceStub(channel),
@@ -404,6 +414,7 @@ class AsyncNestvecClient:
                     "admin": admin_pb2_grpc.AdminServiceStub(channel),
                     "quality": quality_pb2_grpc.QualityServiceStub(channel),
                     "migration": migration_pb2_grpc.MigrationServiceStub(channel),
+                    "regions": region_pb2_grpc.RegionAdminServiceStub(channel),
                 }
                 for channel in self._channels
             ]

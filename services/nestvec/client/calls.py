@@ -29,13 +29,15 @@ from nestvec.core.fields import FieldSchema, FieldType, field_type
 from nestvec.core.filter_text import parse_filter
 from nestvec.core.filters import Filter
 from nestvec.core.measured import Evidence
+from nestvec.core.regions import RegionPolicy
 from nestvec.rpc.evidence_wire import code_to_wire, evidence_to_wire
 from nestvec.rpc.field_wire import filter_to_wire, schema_to_wire
+from nestvec.rpc.region_outcome_wire import policy_to_wire
 from nestvec.rpc.wire import dtype_to_wire
 from nestvec.v1 import admin_pb2, ingest_pb2, query_pb2
 
 Result = TypeVar("Result")
-Service = Literal["query", "ingest", "admin", "quality", "migration"]
+Service = Literal["query", "ingest", "admin", "quality", "migration", "regions"]
 # Of the services that also write.
 _READS = frozenset(
     {
@@ -44,6 +46,8 @@ _READS = frozenset(
         "DescribeServer",
         "DescribeLiveRecall",
         "DescribeMigration",
+        "DescribeRegions",
+        "VerifyRegions",
     }
 )
 
@@ -64,7 +68,10 @@ class SearchOptions(TypedDict, total=False):
     deadline, until it sees what that one wrote. filter: only documents that match, as text such as
     `lang == "en" and year >= 2020` (nestvec.core.filter_text) or as a tree (nestvec.core.filters).
     fingerprint: the space of a query vector; by default the collection's, asked for once.
-    timeout_s: the deadline of this call.
+    regions: where the server is one of several, which of them answer: `local` (that one alone),
+    `local_first` (others where it is not enough) or `all`. max_staleness_s: how far a replicated
+    collection may be behind other regions, in seconds; those that it is further behind are asked
+    too. timeout_s: the deadline of this call.
     """
 
     search_class: str
@@ -82,6 +89,8 @@ class SearchOptions(TypedDict, total=False):
     watermark: bytes
     filter: Filter | str | None
     fingerprint: str | None
+    regions: RegionPolicy | str | None
+    max_staleness_s: float | None
     timeout_s: float | None
 
 
@@ -170,11 +179,14 @@ def _options(
     watermark: bytes = b"",
     filter: Filter | str | None = None,  # noqa: A002  the word of SearchOptions
     fingerprint: str | None = None,  # noqa: ARG001  stands with the vector
+    regions: RegionPolicy | str | None = None,
+    max_staleness_s: float | None = None,
     timeout_s: float | None = None,  # noqa: ARG001  stands with the call
 ) -> query_pb2.SearchOptions:
     wanted = parse_filter(filter) if isinstance(filter, str) else filter
     with as_invalid("options.filter", "64-bit"):
         filter_message = None if wanted is None else filter_to_wire(wanted)
+    policy = None if regions is None else policy_of(regions)
     with as_invalid("options"):
         return query_pb2.SearchOptions(
             search_class=search_class,
@@ -191,7 +203,19 @@ def _options(
             bound_z=bound_z,
             watermark=watermark,
             filter=filter_message,
+            regions=policy_to_wire(policy),
+            max_staleness_s=max_staleness_s,
         )
+
+
+def policy_of(regions: RegionPolicy | str) -> RegionPolicy:
+    """Raises InvalidRequest."""
+    try:
+        return RegionPolicy(regions)
+    except ValueError:
+        raise InvalidRequest(
+            "options.regions", f"{regions!r}, expected one of {', '.join(RegionPolicy)}"
+        ) from None
 
 
 # --- documents ----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from nestvec.core.ports import StoreUsage
 from nestvec.rpc.calibration_wire import calibration_from_wire
 from nestvec.rpc.evidence_wire import code_from_wire, evidence_from_wire
 from nestvec.rpc.field_wire import fields_from_wire, schema_from_wire
+from nestvec.rpc.region_outcome_wire import outcome_from_wire
 from nestvec.rpc.wire import (
     certificate_from_wire,
     dtype_from_wire,
@@ -48,6 +49,7 @@ def search_result(message: query_pb2.SearchResponse) -> SearchResult:
                 hit.text,
                 fields_from_wire(hit.fields),
                 hit.cross_score if hit.HasField("cross_score") else None,
+                hit.region,
             )
             for hit in message.hits
         ),
@@ -69,6 +71,7 @@ def search_result(message: query_pb2.SearchResponse) -> SearchResult:
         explanation=_explanation(message.explanation) if message.HasField("explanation") else None,
         cross_encoder=message.cross_encoder,
         plan=_plan(message.plan) if message.HasField("plan") else None,
+        regions=tuple(map(outcome_from_wire, message.regions)),
     )
 
 

@@ -12,10 +12,11 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from numpy.typing import NDArray
 
-from nestvec.client import calls, migrations, quality, upkeep
+from nestvec.client import calls, migrations, quality, regions, upkeep
 from nestvec.client.asking import ask_blocking
 from nestvec.client.calls import Call, SearchOptions, Service
 from nestvec.client.connection import MAX_MESSAGE_BYTES, Connection
+from nestvec.client.credentials import Credentials
 from nestvec.client.front_ends import FrontEnds
 from nestvec.client.ingest import IngestMessage, IngestRun, texts_alone
 from nestvec.client.migrations import LONG_S as MIGRATION_S
@@ -47,6 +48,7 @@ from nestvec.core.errors import BudgetSpent, NestvecError, SpaceMismatch
 from nestvec.core.fields import FieldType
 from nestvec.core.measured import Evidence
 from nestvec.core.migration import Gate, MigrationStatus, MigrationWish
+from nestvec.core.region_reports import RegionDifference, RegionStatus
 from nestvec.core.space import Space
 from nestvec.v1 import (
     admin_pb2_grpc,
@@ -54,6 +56,7 @@ from nestvec.v1 import (
     migration_pb2_grpc,
     quality_pb2_grpc,
     query_pb2_grpc,
+    region_pb2_grpc,
 )
 
 Result = TypeVar("Result")
@@ -66,7 +69,8 @@ class NestvecClient:
     the less busy one, and to another one where it is late or gone. timeout_s: the deadline of every
     call that brings none of its own. wait_for_ready: let calls wait, within their deadline, for a
     server that is still starting. max_message_bytes: as the server's own setting. request_id: makes
-    the x-request-id that the server logs with each call.
+    the x-request-id that the server logs with each call. credentials: for TLS, a certificate or a
+    token.
 
     Every method raises errors of `nestvec.core.errors` with the server's message.
     """
@@ -79,12 +83,12 @@ class NestvecClient:
         wait_for_ready: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         request_id: Callable[[], str] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._connection = Connection(
-            address, timeout_s, wait_for_ready, max_message_bytes, request_id
+            address, timeout_s, wait_for_ready, max_message_bytes, request_id, credentials
         )
-        addresses, options = self._connection.addresses, self._connection.options()
-        self._channels = [grpc.insecure_channel(one, options=options) for one in addresses]
+        self._channels = self._connection.channels()
         self._stubs: list[dict[Service, Any]] = [
             {
                 "query": query_pb2_grpc.QueryServiceStub(channel),
@@ -92,10 +96,11 @@ class NestvecClient:
                 "admin": admin_pb2_grpc.AdminServiceStub(channel),
                 "quality": quality_pb2_grpc.QualityServiceStub(channel),
                 "migration": migration_pb2_grpc.MigrationServiceStub(channel),
+                "regions": region_pb2_grpc.RegionAdminServiceStub(channel),
             }
             for channel in self._channels
         ]
-        self._front_ends = FrontEnds(len(addresses))
+        self._front_ends = FrontEnds(len(self._channels))
 
     def __enter__(self) -> Self:
         return self
@@ -379,6 +384,18 @@ class NestvecClient:
         documents a tier and shard to compare code by code; 0: 1,000.
         """
         return self._run(upkeep.verify(name, repair, sample), timeout_s)
+
+    def regions(self, *, timeout_s: float | None = None) -> list[RegionStatus]:
+        """Every region, as the server's own sees it, with what is copied from there; empty where
+        the server is no region.
+        """
+        return self._run(regions.describe(), timeout_s)
+
+    def verify_regions(self, name: str, *, timeout_s: float = LONG_S) -> list[RegionDifference]:
+        """Compare a replicated collection with every other region, by ids and versions. Raises
+        NotFound, or InvalidRequest for one that is not replicated.
+        """
+        return self._run(regions.verify(name), timeout_s)
 
     def live_recall(self, collection: str = "", *, timeout_s: float | None = None) -> LiveRecall:
         """What a sample of the server's own answers has lost against exact search. Of several

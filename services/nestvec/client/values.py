@@ -19,6 +19,7 @@ from nestvec.core.document import FieldValue
 from nestvec.core.fields import FieldType
 from nestvec.core.measured import Evidence
 from nestvec.core.ports import StoreUsage, TierStatus
+from nestvec.core.regions import RegionOutcome, RegionState
 from nestvec.core.space import Space
 
 # --- searching ----------------------------------------------------------------------------------
@@ -36,7 +37,8 @@ class SpaceRef:
 class Hit:
     """One document found. score: its cosine in `SearchResult.scoring`. text and fields are empty
     with `ids_only`. cross_score: what a cross-encoder gave it, on a scale of its own; hits that
-    have one come first, in its order.
+    have one come first, in its order. region: where it was found; empty where the collection is not
+    shared between regions.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Hit:
     text: str
     fields: Mapping[str, FieldValue]
     cross_score: float | None = None
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,8 @@ class SearchResult:
     probabilistic bound. explanation: only when it was asked for. plan: only with a target of
     recall, the caller's or the class's. cross_encoder: which one ordered the first hits; empty
     where none did. The certificate speaks of cosines all the same: of which documents it was given
-    to order.
+    to order. regions: each one's part in the answer, the server's own first; empty where the
+    collection is not shared between regions.
     """
 
     hits: tuple[Hit, ...]
@@ -112,6 +116,15 @@ class SearchResult:
     explanation: Explanation | None
     plan: CalibratedPlan | None = None
     cross_encoder: str = ""
+    regions: tuple[RegionOutcome, ...] = ()
+
+    @property
+    def missing_regions(self) -> tuple[str, ...]:
+        """Names of those that were asked and have no part in it: out of reach, or with documents
+        that cannot be merged.
+        """
+        lost = (RegionState.MISSING, RegionState.EXCLUDED)
+        return tuple(one.name for one in self.regions if one.state in lost)
 
 
 # --- documents ----------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> Offer:
             f"is {section.shards}"
         )
     store = await open_shared_store(settings.store, stack)
-    catalogue = StoredCatalogue(store)
+    catalogue = StoredCatalogue(store, copies=True)
     if settings.cluster.name is not None:
         return await _in_cluster(settings, store, catalogue, stack)
     factory = FaissFactory(section.threads, section.exact_rows, section.use_gpu)

@@ -14,10 +14,9 @@ from nestvec.coarse.stored_rows import RowSource
 from nestvec.coarse.tier import Tier
 from nestvec.concurrency import BoundedExecutor
 from nestvec.core.arrays import Ids
-from nestvec.core.codec import floats_from_bytes
 from nestvec.core.collection import Collection
 from nestvec.core.ports import CoarseIndexFactory, VectorStore
-from nestvec.core.sketch import TailSketch, dither_name, rotation_name
+from nestvec.core.sketch import TailSketch, asset_names
 from nestvec.telemetry.logs import logger
 
 _log = logger()
@@ -64,14 +63,9 @@ class Opener:
         return served
 
     async def _tier(self, collection: Collection, dim: int, table: FieldTable) -> Tier:
-        tail = collection.store_dim - dim
-        rotation = np.empty((0, 0), np.float32)
-        if tail:
-            raw = await self._store.asset(collection, rotation_name(dim))
-            rotation = floats_from_bytes(raw, tail, rotation_name(dim))
-        raw = await self._store.asset(collection, dither_name(dim))
-        dither = floats_from_bytes(raw, dim, dither_name(dim))[0]
-        sketch = TailSketch(dim, collection.store_dim, rotation, dither)
+        names = asset_names((dim,), collection.store_dim)
+        assets = {name: await self._store.asset(collection, name) for name in names}
+        sketch = TailSketch.of(dim, collection.store_dim, assets)
         return Tier(dim, sketch, self._factory.coded(collection.coarse_code), table)
 
     # --- from the store -------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from nestvec.core.errors import DegenerateVector
 from nestvec.core.filters import CheckedFilter
 from nestvec.core.ports import CoarseIndex, CoarseIndexFactory
 from nestvec.core.sketch import SketchColumns, TailSketch
+from nestvec.core.tier_rows import TierRows
 
 # Before the name of a field, among the names of columns.
 _FIELD = "field-"
@@ -39,15 +40,27 @@ _DECODED_ROWS = 2048
 class CoarseRows:
     """What a shard indexes and unindexes in one step.
 
-    ids: (n,) int64. vectors: (n, store_dim) float32, as the store gives them back. removed: (m,)
-    int64 ids that must no longer be found; one that is in `ids` too is replaced. fields: n
-    documents' fields, where the collection declares any.
+    ids: (n,) int64. vectors: (n, store_dim) float32, as the store gives them back; of a copy of
+    prefixes, the rows of its tier. removed: (m,) int64 ids that must no longer be found; one that
+    is in `ids` too is replaced. fields: n documents' fields, where the collection declares any.
     """
 
     ids: Ids
-    vectors: Floats
+    vectors: Floats | TierRows
     removed: Ids
     fields: Sequence[Mapping[str, FieldValue]] | None = None
+
+    def chosen(self, mask: Bools) -> CoarseRows:
+        """Some of what is to be indexed, and nothing to be removed. mask: (n,) bool."""
+        places = np.flatnonzero(mask)
+        fields = self.fields
+        if fields is not None:
+            fields = [fields[place] for place in places.tolist()]
+        return CoarseRows(self.ids[mask], _taken(self.vectors, places), self.removed[:0], fields)
+
+
+def _taken(vectors: Floats | TierRows, places: NDArray[np.int64]) -> Floats | TierRows:
+    return vectors.take(places) if isinstance(vectors, TierRows) else vectors[places]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,14 +158,18 @@ class Columns:
 
 
 def encode_columns(
-    ids: Ids, vectors: Floats, sketch: TailSketch, fields: FieldColumns = NO_FIELDS
+    ids: Ids, vectors: Floats | TierRows, sketch: TailSketch, fields: FieldColumns = NO_FIELDS
 ) -> Columns:
     """Columns of new rows, sorted by id.
 
-    ids: (n,) int64. vectors: (n, store_dim) float32, as the store gives them back. fields: n rows.
-    Raises DegenerateVector when a prefix has no direction: ingest refuses such documents first.
+    ids: (n,) int64. vectors: (n, store_dim) float32, as the store gives them back; or n rows that
+    another region made with this very sketch. fields: n rows. Raises DegenerateVector when a prefix
+    has no direction: ingest refuses such documents first.
     """
     order = np.argsort(ids)
+    if isinstance(vectors, TierRows):
+        made = vectors.take(order)
+        return Columns(ids[order], made.prefixes, made.sketch, fields.take(order))
     vectors = vectors[order]
     dim = sketch.coarse_dim
     # Not the negation of "zero": NaN is no direction either.

@@ -11,14 +11,12 @@ from nestvec.coarse.segment import CoarseRows
 from nestvec.coarse.served import Served
 from nestvec.coarse.tier import Tier
 from nestvec.concurrency import BoundedExecutor
-from nestvec.core.arrays import Bools, Floats, Ids
+from nestvec.core.arrays import Floats, Ids
 from nestvec.core.collection import Collection
-from nestvec.core.document import FieldValue, external_id_at_head, payload_from_bytes
-from nestvec.core.errors import CorruptVector
+from nestvec.core.document import FieldValue, external_id_at_head, fields_within
 from nestvec.core.ports import VectorStore
+from nestvec.core.tier_rows import TierRows
 
-# How far from 1 the length of a stored vector may be: int8 codes of it come nearest to this.
-_ROUNDING = 0.1
 # Payloads have texts in them, of which nothing is kept.
 _PAYLOADS_AT_ONCE = 256
 _NONE = np.empty(0, np.int64)
@@ -26,8 +24,8 @@ _NONE = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredRows:
-    """As they came: vectors[i], fields[i] and names[i] are those of ids[i]. names: None where
-    nobody keeps them.
+    """As they came: vectors[i], fields[i] and names[i] are those of ids[i]; of a copy of prefixes,
+    vectors are rows. names: None where nobody keeps them.
     """
 
     ids: Ids
@@ -124,10 +122,7 @@ def decoded(
     collection: Collection, stored: StoredRows, shortest: int
 ) -> tuple[CoarseRows, LeftOut]:
     """Those that can be searched in tiers of `shortest` dimensions and more."""
-    positions, vectors = collection.codec.decode_sound(stored.vectors)
-    # Of the right size and still not a unit vector: one such must not keep others from use.
-    searchable = searchable_rows(vectors, shortest)
-    positions, vectors = positions[searchable], vectors[searchable]
+    positions, vectors = _sound(collection, stored.vectors, shortest)
     gone = sum(value is None for value in stored.vectors)
     fields = stored.fields
     if fields is not None:
@@ -136,31 +131,20 @@ def decoded(
     return rows, LeftOut(gone, len(stored.ids) - gone - len(positions))
 
 
-def searchable_rows(vectors: Floats, shortest: int) -> Bools:
-    """Which rows can have been written: unit but for rounding, with a direction in every tier."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(vectors, axis=1)
-        heads = np.linalg.norm(vectors[:, :shortest], axis=1)
-        searchable: Bools = (np.abs(lengths - 1.0) < _ROUNDING) & (heads > 0.0)
-    return searchable
+def _sound(
+    collection: Collection, values: Sequence[bytes | None], shortest: int
+) -> tuple[Ids, Floats | TierRows]:
+    """Positions and vectors of those that can have been written; of a copy of prefixes, rows."""
+    if collection.prefixes is not None:
+        return collection.rows.decode_sound(values)
+    return collection.codec.decode_searchable(values, shortest)
 
 
 def declared_fields(
     collection: Collection, payloads: Sequence[bytes | None]
 ) -> list[Mapping[str, FieldValue]]:
-    """Those of each payload that the collection declares."""
-    names = frozenset(one.name for one in collection.fields)
-    return [_fields_in(payload, names) for payload in payloads]
-
-
-def _fields_in(payload: bytes | None, names: frozenset[str]) -> Mapping[str, FieldValue]:
-    """Only what was declared. A payload that is gone or damaged has none: its document can be
-    found, and whoever fetches it is told.
+    """Those of each payload that the collection declares. A payload that is gone or damaged has
+    none: its document can be found, and whoever fetches it is told.
     """
-    if payload is None:
-        return {}
-    try:
-        fields = payload_from_bytes(payload, "").fields
-    except CorruptVector:
-        return {}
-    return {name: value for name, value in fields.items() if name in names}
+    names = frozenset(one.name for one in collection.fields)
+    return [fields_within(payload, names) for payload in payloads]

@@ -170,7 +170,7 @@ class Verifier:
             no_vector.append(np.setdiff1d(ids, rows.ids, assume_unique=True))
             chosen = np.isin(rows.ids, sampled)
             if chosen.any():
-                kept.append(_some_of(rows, chosen))
+                kept.append(rows.chosen(chosen))
         return _Partition(
             live, np.concatenate([_NONE, *damaged]), np.concatenate([_NONE, *no_vector]), kept
         )
@@ -231,13 +231,6 @@ def _inspect(
     for position, payload in enumerate(payloads):
         unreadable[position] |= payload is None or not _is_payload(payload)
     return rows, unreadable
-
-
-def _some_of(rows: CoarseRows, chosen: Bools) -> CoarseRows:
-    fields = rows.fields
-    if fields is not None:
-        fields = [fields[row] for row in np.flatnonzero(chosen).tolist()]
-    return CoarseRows(rows.ids[chosen], rows.vectors[chosen], _NONE, fields)
 
 
 def _is_payload(payload: bytes) -> bool:

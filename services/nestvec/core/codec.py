@@ -21,6 +21,8 @@ from nestvec.core.errors import CorruptVector, InvalidRequest
 _HEADER = struct.Struct("<BBH4s")
 _FORMAT = 1
 _INT8_MAX = 127
+# How far from 1 the length of a stored unit vector may be: int8 codes of it come nearest to this.
+_ROUNDING = 0.1
 
 
 class VectorDtype(enum.StrEnum):
@@ -134,6 +136,20 @@ class VectorCodec:
         ]
         positions = np.array([position for position, _ in sound], np.int64)
         return positions, self.decode([value for _, value in sound])
+
+    def decode_searchable(
+        self, values: Sequence[bytes | None], shortest: int
+    ) -> tuple[Ids, Floats]:
+        """As `decode_sound`, without those that cannot have been written: not unit but for
+        rounding, or without a direction over their first `shortest` dimensions.
+        """
+        positions, vectors = self.decode_sound(values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(vectors, axis=1)
+            heads = np.linalg.norm(vectors[:, :shortest], axis=1)
+            # Not negations: NaN is no length.
+            searchable = (np.abs(lengths - 1.0) < _ROUNDING) & (heads > 0.0)
+        return positions[searchable], vectors[searchable]
 
     def decode_one(self, value: bytes, document: str) -> Floats:
         """(dim,) float32. Raises CorruptVector, naming the document."""

@@ -18,7 +18,9 @@ from nestvec.core.fields import FieldSchema, FieldType, check_fields
 from nestvec.core.measured import Coded, Evidence
 from nestvec.core.model_spec import ModelSpec
 from nestvec.core.placement import DEFAULT_PARTITIONS, MAX_PARTITIONS
+from nestvec.core.prefix_copy import PrefixCopy
 from nestvec.core.space import Space
+from nestvec.core.tier_rows import RowCodec
 from nestvec.core.tiers import accept_vectors, nearest_of, require_trained, truncate
 
 _FORMAT = 1
@@ -38,6 +40,7 @@ class Collection:
     `coarse_code` is for life; `evidence` says why it and the tiers may serve. `model` is how a
     process that does not serve the space yet may open its model; it is not part of the space.
     `calibration` is of this very generation and identity, or stands for nothing: see `calibrated`.
+    `prefixes`: it holds no vectors, but rows of its one tier that another region sent.
     """
 
     name: str
@@ -55,9 +58,13 @@ class Collection:
     evidence: Evidence = field(default_factory=Evidence)
     model: ModelSpec | None = None
     calibration: Calibration | None = None
+    prefixes: PrefixCopy | None = None
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        if self.prefixes is None:
+            check_name(self.name)
+        else:
+            _check_copy(self, self.prefixes)
         require_trained(self.store_dim, self.space, "store_dim")
         if not self.tiers:
             raise InvalidRequest("tiers", "no tier given; a collection serves at least one")
@@ -72,6 +79,12 @@ class Collection:
     def codec(self) -> VectorCodec:
         """How this collection's full vectors are stored."""
         return VectorCodec(self.store_dtype, self.store_dim, self.space.fingerprint)
+
+    @cached_property
+    def rows(self) -> RowCodec:
+        """How a copy of prefixes keeps its rows."""
+        assert self.prefixes is not None
+        return RowCodec(self.prefixes.dim, self.store_dim, self.prefixes.draw)
 
     @property
     def coded(self) -> Coded:
@@ -161,6 +174,7 @@ class Collection:
             "evidence": self.evidence.to_dict(),
             "model": None if self.model is None else self.model.to_dict(),
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            "prefixes": None if self.prefixes is None else self.prefixes.to_dict(),
         }
 
     @classmethod
@@ -195,6 +209,9 @@ class Collection:
             evidence=Evidence.from_dict(data.get("evidence", {})),
             model=None if data.get("model") is None else ModelSpec.from_dict(data["model"]),
             calibration=_calibration(data.get("calibration")),
+            prefixes=(
+                None if data.get("prefixes") is None else PrefixCopy.from_dict(data["prefixes"])
+            ),
         )
 
 
@@ -209,6 +226,16 @@ def _calibration(data: Mapping[str, Any] | None) -> Calibration | None:
 def new_identity() -> str:
     """For a collection that is made now."""
     return secrets.token_hex(8)
+
+
+def _check_copy(collection: Collection, prefixes: PrefixCopy) -> None:
+    """Our own making alone: no request leads here."""
+    check_name(prefixes.collection)
+    if collection.name != prefixes.name or collection.tiers != (prefixes.dim,):
+        raise ConfigError(
+            f"the record of {collection.name!r} with tiers {collection.tiers} says that it is the "
+            f"copy {prefixes.name!r} of tier {prefixes.dim}; it is damaged: drop it"
+        )
 
 
 def check_name(name: str, field_name: str = "collection") -> str:

@@ -21,6 +21,7 @@ class DegradationKind(enum.StrEnum):
     PAYLOAD_MISSING = "payload_missing"
     CROSS_ENCODER_SKIPPED = "cross_encoder_skipped"
     TARGET_MISSED = "target_missed"
+    REGION_STALE = "region_stale"
 
 
 @dataclass(frozen=True, slots=True)

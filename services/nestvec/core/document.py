@@ -93,3 +93,14 @@ def payload_from_bytes(value: bytes, document: str) -> Document:
     ):
         raise CorruptVector(document, "payload has values of other types than were written")
     return Document(external_id, text, fields)
+
+
+def fields_within(payload: bytes | None, names: frozenset[str]) -> Mapping[str, FieldValue]:
+    """Those of `names` that a payload has; none of one that is gone or damaged."""
+    if payload is None:
+        return {}
+    try:
+        fields = payload_from_bytes(payload, "").fields
+    except CorruptVector:
+        return {}
+    return {name: value for name, value in fields.items() if name in names}

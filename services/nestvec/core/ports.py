@@ -16,11 +16,14 @@ from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.certificate import Certificate
 from nestvec.core.codes import CoarseCode
 from nestvec.core.collection import Collection
+from nestvec.core.coverage import Coverage, Degradation
+from nestvec.core.document import Document
 from nestvec.core.filters import Filter
 from nestvec.core.inspection import Inspection, InspectionRequest
 from nestvec.core.members import Assignment, ClusterView, Layout, Member
 from nestvec.core.migration import Listing, Migration
 from nestvec.core.model_spec import ModelSpec
+from nestvec.core.regions import RegionDescription
 from nestvec.core.space import Role, Space
 from nestvec.core.watermark import Watermark
 
@@ -417,6 +420,206 @@ class FixedShards:
         return [None] * len(self.searchers)
 
 
+# --- regions ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RegionQuery:
+    """A question to another region, with the plan that is run here.
+
+    queries: (n, store_dim) float32, unit. coarse_dim: with a rerank, a region without that tier
+    takes its nearest one. bound_z: None where no caller and no measurement gave one. target_recall:
+    in place of coarse_dim, candidates, rerank and bound_z, as each region was calibrated; where it
+    was not, these are taken, and TARGET_MISSED says so. versions: of each hit, for documents that
+    several regions hold. inline_bytes: payloads that come along, for each query.
+    """
+
+    collection: str
+    fingerprint: str
+    queries: Floats
+    search_class: str
+    k: int
+    coarse_dim: int
+    candidates: int
+    rerank: bool
+    bound_z: float | None = None
+    filter: Filter | None = None
+    target_recall: float | None = None
+    exhaustive: bool = False
+    versions: bool = False
+    inline_bytes: int = 0
+    ids_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RegionHits:
+    """One query's hits in one region, as columns, best first. scores: (n,) float32. versions: (n,)
+    int64, None unless asked for. documents: of the first ones, in order, as many as came along.
+    """
+
+    ids: Sequence[str]
+    scores: Floats
+    versions: Ids | None = None
+    documents: Sequence[Document] = ()
+    certificate: Certificate = Certificate.NONE
+    failure_probability: float = 0.0
+    degradations: Sequence[Degradation] = ()
+    candidates: int = 0
+    fetched: int = 0
+    matching: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RegionAnswer:
+    """hits: one a query. seconds: what it took there, without the way. staleness_s: since all that
+    another region had written was known to be there; None where that is unknown, 0 where nothing is
+    replicated.
+    """
+
+    region: str
+    generation: int
+    fingerprint: str
+    scoring_dim: int
+    coarse_dim: int
+    coverage: Coverage
+    hits: Sequence[RegionHits]
+    seconds: float
+    staleness_s: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRerank:
+    """Candidates that were found in a copy of a region's prefixes, for that region to order.
+
+    query: (store_dim,) float32, unit. hits: its ids stand for nothing; `ids` are external ones, in
+    the same order. versions: (n,) int64 of those documents whose bounds these are; None where that
+    is not known. Bounds of one that was written again since say nothing of it.
+    """
+
+    collection: str
+    fingerprint: str
+    query: Floats
+    ids: Sequence[str]
+    hits: CoarseHits
+    k: int
+    bound_z: float
+    inline_bytes: int = 0
+    ids_only: bool = False
+    versions: Ids | None = None
+
+
+class Region(Protocol):
+    """Another region. All raise WorkerUnavailable where it cannot be reached or answers nonsense,
+    BudgetSpent, and what it refuses.
+    """
+
+    @property
+    def name(self) -> str:
+        """In the map."""
+        ...
+
+    async def describe(self, timeout_s: float) -> RegionDescription:
+        """Who answers there. Raises WorkerUnavailable for one that says it is another region."""
+        ...
+
+    async def search(self, query: RegionQuery, timeout_s: float) -> RegionAnswer:
+        """Next to its own store; it asks no further region. Raises SpaceMismatch, NotFound."""
+        ...
+
+    async def rerank(self, query: RegionRerank, timeout_s: float) -> RegionHits:
+        """In full-dimension order, from its own store."""
+        ...
+
+    async def documents(
+        self, collection: str, ids: Sequence[str], timeout_s: float
+    ) -> list[Document]:
+        """Those of `ids` that it has, in that order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFound:
+    """What this region found for another one. collection: the generation that was searched. hits:
+    one a query, with the documents of all of them.
+    """
+
+    collection: Collection
+    scoring_dim: int
+    coarse_dim: int
+    coverage: Coverage
+    hits: Sequence[RegionHits]
+
+
+class LocalSearch(Protocol):
+    """The query application, as it answers for another region."""
+
+    async def search(self, query: RegionQuery, timeout_s: float) -> LocalFound:
+        """From this region's own shards and store alone, however little of them answers. Raises
+        SpaceMismatch, NotFound, InvalidRequest, NotCalibrated.
+        """
+        ...
+
+
+class KnownRegion(Region, Protocol):
+    """Another region, with what is learned of it from call to call.
+
+    `timeout_s` of its calls is until the answer must be here: the region itself is given that less
+    a round trip, and whoever calls need not subtract it.
+    """
+
+    @property
+    def round_trip_s(self) -> float:
+        """Of the way there and back: measured, and until then what the map expects."""
+        ...
+
+    def unfit(self, timeout_s: float) -> str | None:
+        """Why a call now would come to nothing within `timeout_s`: it has failed and is left alone
+        for a while, or the way there and back takes longer. None where it is worth making.
+        """
+        ...
+
+    def known(self, collection: str) -> int | None:
+        """How many documents of it that region said that it holds, when it told last; None where
+        it never has.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixAnswer:
+    """What a copy of a region's prefixes has found. said: why that region did not put it in
+    full-dimension order; empty where it did.
+    """
+
+    answer: RegionAnswer
+    said: str = ""
+
+
+class PrefixCopies(Protocol):
+    """Other regions' documents, of which this region holds one coarse tier only."""
+
+    def holds(self, collection: str, region: str) -> bool:
+        """Whether a copy of that region's part is here and may be searched."""
+        ...
+
+    async def search(self, region: str, query: RegionQuery, timeout_s: float) -> PrefixAnswer:
+        """Search the copy of what `region` holds, have that region put it in order where it can be
+        reached, and else take the order of the estimates. Scores are of the full dimension, or
+        estimates of that, where `query.rerank`. Raises as `Region.search`.
+        """
+        ...
+
+
+class Staleness(Protocol):
+    """How far replicated collections here may be behind other regions."""
+
+    def of(self, collection: str) -> Mapping[str, float | None]:
+        """Region -> seconds since all that was written there was known to be here; None: never
+        yet. Empty where nothing is replicated here.
+        """
+        ...
+
+
 # --- the cluster --------------------------------------------------------------------------------
 
 
@@ -556,8 +759,8 @@ class Carrying(Protocol):
         ...
 
     async def expects(self, collection: Collection) -> bool:
-        """Whether older writes may still come to this generation, carried over from the other one:
-        what deletes them must be remembered.
+        """Whether older writes may still come to this generation, carried over from the other one
+        or from another region: what deletes them must be remembered.
         """
         ...
 
@@ -852,6 +1055,14 @@ class VectorStore(Protocol):
         self, collection: Collection, external_ids: Sequence[str]
     ) -> list[StoredVersion | None]:
         """What stands of some documents, in their order; None where there is none."""
+        ...
+
+    async def deletions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[int | None]:
+        """The versions of deletions that are remembered, in the order of the ids; None where there
+        is none.
+        """
         ...
 
     async def live_documents(

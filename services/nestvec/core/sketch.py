@@ -27,13 +27,13 @@ probability over that draw. A query made with knowledge of both can defeat it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nestvec.core.arrays import Bytes, Floats, Halfs
-from nestvec.core.codec import Int8Codes, quantise_int8
+from nestvec.core.codec import Int8Codes, floats_from_bytes, floats_to_bytes, quantise_int8
 
 Seed = int | Sequence[int]
 # Covers float32 arithmetic and fp16's subnormal range, absolutely.
@@ -92,9 +92,32 @@ def dither_name(coarse_dim: int) -> str:
     return f"dither:{coarse_dim}"
 
 
+def asset_names(dims: Iterable[int], full_dim: int) -> list[str]:
+    """Of all that some tiers of a generation have drawn; the longest has no tail to rotate."""
+    names = []
+    for dim in dims:
+        names.append(dither_name(dim))
+        if dim < full_dim:
+            names.append(rotation_name(dim))
+    return names
+
+
 def random_dither(dim: int, seed: Seed) -> Floats:
     """(dim,) float32, uniform in [0, 1). Kept with the generation, as the rotation is."""
     return np.random.default_rng(seed).random(dim, dtype=np.float32)
+
+
+def drawn_assets(coarse_dim: int, full_dim: int, seed: int) -> dict[str, bytes]:
+    """What a tier draws once for its codes, as it is kept: under `asset_names`. seed: of the
+    generation.
+    """
+    # Two streams: the bound adds what the two draws do as independent.
+    own = seed + coarse_dim
+    assets = {dither_name(coarse_dim): floats_to_bytes(random_dither(coarse_dim, [own, 1]))}
+    if coarse_dim < full_dim:
+        rotation = random_rotation(full_dim - coarse_dim, [own, 0])
+        assets[rotation_name(coarse_dim)] = floats_to_bytes(rotation)
+    return assets
 
 
 class TailSketch:
@@ -112,6 +135,17 @@ class TailSketch:
         self._dither = dither
         # Bytes per row of the look-up tables below; the last byte may be padded with zero bits.
         self._groups = -(-self.tail_dim // 8)
+
+    @classmethod
+    def of(cls, coarse_dim: int, full_dim: int, assets: Mapping[str, bytes]) -> TailSketch:
+        """From what the store keeps under `asset_names`. Raises InvalidRequest for a ragged one."""
+        tail, rotation = full_dim - coarse_dim, np.empty((0, 0), np.float32)
+        if tail:
+            name = rotation_name(coarse_dim)
+            rotation = floats_from_bytes(assets[name], tail, name)
+        name = dither_name(coarse_dim)
+        dither = floats_from_bytes(assets[name], coarse_dim, name)[0]
+        return cls(coarse_dim, full_dim, rotation, dither)
 
     @property
     def bytes_per_vector(self) -> int:

@@ -20,6 +20,9 @@ from nestvec.core.space import Space
 _SHORTEST_NORM = 1e-4
 # How far from 1 a caller's own vector may be: fp16 rounding of 4,096 dims stays below 1e-3.
 _UNIT_TOLERANCE = 1e-2
+# Within this a float32 vector has unit length: its own rounding, and that of measuring it (3e-7 at
+# most, of 65,536 dimensions).
+_ROUNDING = 1e-6
 # Nomic's recipe uses torch.nn.functional.layer_norm's default.
 _LAYER_NORM_EPSILON = 1e-5
 # The sum of 65,535 squares of less than this is a float32.
@@ -67,7 +70,8 @@ def accept_vectors(
     """Check vectors that a caller says are in `space`; restore unit length lost to rounding.
 
     vectors: (n, dim) float32, unit rows; dim is the full dimension unless told otherwise.
-    Returns the same shape, unit rows.
+    Returns the same shape, unit rows. A row of unit length stays as it is to the last bit: what was
+    accepted here is accepted by another region too, and must score the same there.
     A length clearly off 1 is refused, not mended: it is the sign of raw model output, and where
     the recipe has a layer-norm, normalising that would give a wrong direction without a word.
     """
@@ -85,8 +89,9 @@ def accept_vectors(
             f"apply the model's recipe ({'layer-norm, then ' if space.recipe.layer_norm else ''}L2)"
             f" before sending, or send the text",
         )
-    rescaled: Floats = vectors / norms[:, None].astype(np.float32)
-    return rescaled
+    lengths: Floats = norms.astype(np.float32)
+    lengths[np.abs(lengths - 1.0) <= _ROUNDING] = 1.0
+    return vectors / lengths[:, None]
 
 
 def truncate(vectors: Floats, dim: int, space: Space) -> Floats:

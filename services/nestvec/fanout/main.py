@@ -21,19 +21,17 @@ from nestvec.fanout.replica import Connection
 from nestvec.fanout.replicated_encoder import ReplicatedEncoder
 from nestvec.fanout.writers import Writers
 from nestvec.membership.watch import Watch
-from nestvec.rpc.clients import RemoteCoarse, RemoteEncoder, internal_options
+from nestvec.rpc.clients import (
+    RECONNECT_MS,
+    RemoteCoarse,
+    RemoteEncoder,
+    channel_to,
+)
+from nestvec.rpc.securing import channel_security
 from nestvec.telemetry.logs import logger
 
 # Calls of a member that is gone may still be answered for so long.
 _HANG_UP_S = 1.0
-# A member that comes back is found at once; gRPC's own pause grows to two minutes.
-_RECONNECT_MS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # Without this, a connection to the same address inherits the pauses of the one before.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 _FIRST_ENCODER_S = 60.0
 _DESCRIBE_S = 5.0
 _log = logger()
@@ -99,10 +97,7 @@ async def open_writers(settings: Settings, stack: AsyncExitStack) -> Writers[grp
 
 def _channel(settings: Settings, member: Member) -> tuple[grpc.aio.Channel, Hangup]:
     most = settings.server.max_message_bytes
-    channel = grpc.aio.insecure_channel(
-        member.address,
-        options=[*internal_options(most), *_RECONNECT_MS],
-    )
+    channel = channel_to(member.address, most, channel_security(settings), RECONNECT_MS)
     return channel, partial(channel.close, _HANG_UP_S)
 
 

@@ -26,7 +26,7 @@ from nestvec.ingest.finishing import Finishing
 from nestvec.ingest.options import IngestOptions
 from nestvec.ingest.prepare import Preparer
 from nestvec.ingest.streams import ResumableStream, Streams
-from nestvec.ingest.tidying import Tidier
+from nestvec.ingest.tidying import NeededSince, Tidier
 from nestvec.ingest.visibility import Visibility
 
 
@@ -48,9 +48,10 @@ class IngestApp:
         options: IngestOptions | None = None,
         now_ms: Callable[[], int] = wall_clock_ms,
         carrying: Carrying | None = None,
+        needed_since: NeededSince | None = None,
     ) -> None:
         """carrying: what becomes of writes while a collection moves to another model; without it
-        none does.
+        none does. needed_since: see Tidier.
         """
         self.options = options or IngestOptions()
         self._catalogue = catalogue
@@ -59,7 +60,7 @@ class IngestApp:
         self._finishing = Finishing()
         self._visibility = Visibility(shards, store, self.options.max_lag_documents)
         self._carrying = carrying
-        self._tidier = Tidier(store, self._visibility, self.options, now_ms)
+        self._tidier = Tidier(store, self._visibility, self.options, now_ms, needed_since)
         self._committer = Committer(
             store,
             self._visibility,
@@ -79,6 +80,10 @@ class IngestApp:
     def copied(self, collection: Collection, watermark: Watermark) -> None:
         """Somebody else wrote a generation up to there: what was replaced there is to be freed."""
         self._tidier.wrote(collection, watermark)
+
+    async def found(self, collection: Collection, watermark: Watermark, patience_s: float) -> bool:
+        """Whether all up to there is found by every shard, or is before that time has passed."""
+        return not await self._visibility.reach(collection, watermark, patience_s)
 
     async def open(self, collection_name: str, vector_fingerprint: str | None) -> Collection:
         """The collection that a stream writes to. Raises NotFound, or SpaceMismatch: also where the

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
-from nestvec.core.clock import HybridClock
+from nestvec.core.clock import MAX_VERSION, HybridClock
 from nestvec.core.collection import Collection
 from nestvec.core.document import payload_to_bytes
 from nestvec.core.errors import MigrationRefused, NestvecError, NotFound, StoreUnavailable
@@ -138,7 +138,7 @@ class Committer:
         records = [
             values.record(number, part.items[number].version or clock.tick()) for number in numbers
         ]
-        placed = await self._store.put(collection, records)
+        placed = await self._written(collection, records, part, numbers)
         self._note(collection, [place.internal_id for place in placed])
         await self._require_listed(collection)
         await self._require_open(collection)
@@ -154,6 +154,28 @@ class Committer:
                 clock.observe(place.newest)
                 behind.append(number)
         return behind
+
+    async def _written(
+        self,
+        collection: Collection,
+        records: Sequence[StoreRecord],
+        part: Prepared,
+        numbers: Sequence[int],
+    ) -> list[Placed]:
+        """A caller may send again what stands already, at its own version. No two writes get the
+        same one from this server's clock, also where another process has made it too: whoever
+        copies by versions would miss the second one. There is none after the last version.
+        """
+        own, given = list[int](), list[int]()
+        for at, (number, record) in enumerate(zip(numbers, records, strict=True)):
+            from_caller = part.items[number].version or record.version == MAX_VERSION
+            (given if from_caller else own).append(at)
+        placed: dict[int, Placed] = {}
+        for put, chosen in ((self._store.put_newer, own), (self._store.put, given)):
+            if chosen:
+                answers = await put(collection, [records[at] for at in chosen])
+                placed.update(zip(chosen, answers, strict=True))
+        return [placed[at] for at in range(len(records))]
 
     async def _delete(
         self, collection: Collection, external_ids: Sequence[str], version: int, deletion: Deletion

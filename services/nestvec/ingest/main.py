@@ -19,8 +19,16 @@ from nestvec.encoder.main import open_encoders
 from nestvec.ingest import servicer
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.options import IngestOptions
+from nestvec.ingest.tidying import NeededSince
+from nestvec.regions.main import open_others, region_map
 from nestvec.replication import servicer as migration_servicer
-from nestvec.replication.main import open_carrier, open_migrations
+from nestvec.replication.main import (
+    deletions_needed,
+    open_carrier,
+    open_migrations,
+    open_regional,
+)
+from nestvec.replication.prefixes import PrefixCopying
 from nestvec.rpc.server import Mounted
 from nestvec.serving import run_main
 
@@ -33,10 +41,13 @@ def ingest_app(
     store: VectorStore,
     stack: AsyncExitStack,
     carrying: Carrying | None = None,
+    needed_since: NeededSince | None = None,
 ) -> IngestApp:
-    """The application; `stack` lets it finish what it began. carrying: see IngestApp."""
+    """The application; `stack` lets it finish what it began. carrying, needed_since: see
+    IngestApp.
+    """
     options = IngestOptions(
-        region=settings.ingest.region_number,
+        region=settings.region_number,
         max_lag_documents=settings.ingest.max_lag_documents,
         tombstone_hours=settings.ingest.tombstone_hours,
         log_entries=settings.ingest.log_entries,
@@ -49,6 +60,7 @@ def ingest_app(
         settings.limits.max_text_bytes,
         options,
         carrying=carrying,
+        needed_since=needed_since,
     )
     stack.push_async_callback(app.close)
     app.start()
@@ -69,15 +81,32 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     await catalogue.refresh()
     catalogue.start()
     stack.push_async_callback(catalogue.close)
-    carrying = open_carrier(store, catalogue)
-    ingest = ingest_app(settings, catalogue, encoders, shards, store, stack, carrying)
+    regions = region_map(settings)
+    others = open_others(settings, regions, stack)
+    carrying = open_carrier(store, catalogue, regions)
+    needed = deletions_needed(store, regions)
+    ingest = ingest_app(settings, catalogue, encoders, shards, store, stack, carrying, needed)
     migrations = open_migrations(
         store, catalogue, admin, shards, encoders, stack, wrote=ingest.copied
+    )
+    regional = open_regional(
+        settings,
+        regions,
+        others,
+        store,
+        catalogue,
+        encoders,
+        stack,
+        adopt=admin.adopt,
+        found=ingest.found,
+        wrote=ingest.copied,
+        copying=PrefixCopying(store, catalogue, shards),
     )
     return [
         servicer.mount(ingest),
         admin_servicer.mount(admin, server_facts(settings, encoders)),
         migration_servicer.mount(migrations),
+        migration_servicer.mount_regional(regional),
     ]
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from nestvec.core.collection import Collection
@@ -22,6 +22,9 @@ from nestvec.telemetry.logs import logger
 
 _HOUR_S = 3600.0
 _log = logger()
+
+# None: nobody needs them.
+NeededSince = Callable[[Collection], Awaitable[int | None]]
 
 
 @dataclass(slots=True)
@@ -47,11 +50,16 @@ class Tidier:
         visibility: Visibility,
         options: IngestOptions,
         now_ms: Callable[[], int],
+        needed_since: NeededSince | None = None,
     ) -> None:
+        """needed_since: since when (milliseconds since 1970) deletions in a collection may be news
+        to another region, whatever their age.
+        """
         self._store = store
         self._visibility = visibility
         self._options = options
         self._now_ms = now_ms
+        self._needed_since = needed_since
         self._debts: dict[tuple[str, int], _Debt] = {}
         self._begun = False
         self._expire_at = 0.0
@@ -160,5 +168,15 @@ class Tidier:
         """Forget old deletions: a write older than these could now bring its document back."""
         before_ms = self._now_ms() - round(self._options.tombstone_hours * 3600e3)
         for collection in (await self._store.listing()).generations:
-            await self._store.expire_tombstones(collection, before_ms)
+            needed_ms = None
+            if self._needed_since is not None:
+                needed_ms = await self._needed_since(collection)
+            upto_ms = before_ms if needed_ms is None else min(before_ms, needed_ms)
+            if upto_ms < before_ms:
+                _log.info(
+                    "tombstones.kept",
+                    collection=collection.name,
+                    hint="a region may not have been told of them; see `nestvec regions`",
+                )
+            await self._store.expire_tombstones(collection, upto_ms)
         self._expire_at = time.monotonic() + _HOUR_S

@@ -7,24 +7,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nestvec.core.arrays import Floats
+from nestvec.core.arrays import Floats, Ids
 from nestvec.core.certificate import Certificate
 from nestvec.core.collection import Collection
 from nestvec.core.coverage import Coverage, Degradation, DegradationKind
 from nestvec.core.document import Document
 from nestvec.core.errors import NestvecError
-from nestvec.core.ports import RerankAnswer
+from nestvec.core.placement import split_id
+from nestvec.core.ports import RerankAnswer, StoredVersion
+from nestvec.core.region_merge import UNKNOWN_VERSION
+from nestvec.core.regions import RegionOutcome
+from nestvec.core.rerank_losses import losses_of
 from nestvec.query.plan import Plan
 
 
 class Hit(NamedTuple):
     """A document and its cosine at the answer's scoring dimension. cross_score: what a
-    cross-encoder gave it, where one did.
+    cross-encoder gave it, where one did. region: where it was found; empty where the collection is
+    not shared. internal_id: in this region's store, -1 for one of another's.
     """
 
     document: Document
     score: float
     cross_score: float | None = None
+    region: str = ""
+    internal_id: int = -1
 
 
 @dataclass(slots=True)
@@ -49,7 +56,9 @@ class Timings:
 class Answer:
     """Hits, and everything that must be admitted about them. matching: how many documents the
     filter lets through, over the shards that answered. cross_encoder: which one ordered the first
-    hits; empty where none did.
+    hits; empty where none did. versions: external id -> the version of that hit, where they were
+    asked for; -1 for one that is replaced or deleted by now. regions: each one's part, this one
+    first; empty where the collection is not shared.
     """
 
     collection: Collection
@@ -64,6 +73,8 @@ class Answer:
     fetched: int = 0
     matching: int = 0
     cross_encoder: str = ""
+    versions: dict[str, int] = field(default_factory=dict)
+    regions: Sequence[RegionOutcome] = ()
     timings: Timings = field(default_factory=Timings)
 
     @property
@@ -83,15 +94,15 @@ class Answer:
         self.degradations.append(Degradation(kind, detail))
 
 
-def fill_in(answer: Answer, documents: Sequence[Document | None], scores: Floats) -> None:
+def fill_in(answer: Answer, ids: Ids, documents: Sequence[Document | None], scores: Floats) -> None:
     """The best as hits, as many as the plan reads, ties by external id. What is not known of any is
     left out, and that is admitted.
     """
     best: dict[str, Hit] = {}
-    for score, document in zip(scores.tolist(), documents, strict=True):
+    for number, score, document in zip(ids.tolist(), scores.tolist(), documents, strict=True):
         # A replaced document's old row may be found beside its new one: the better hit stays.
         if document is not None and document.id not in best:
-            best[document.id] = Hit(document, score)
+            best[document.id] = Hit(document, score, internal_id=number)
     ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.document.id))
     answer.hits = ranked[: answer.plan.reads]
     if len(best) < len(documents):
@@ -128,25 +139,18 @@ def admit_rerank(answer: Answer, reranked: RerankAnswer) -> None:
     answer.fetched = reranked.fetched
     answer.certificate = reranked.certificate
     answer.failure_probability = reranked.failure_probability
-    if reranked.certificate is Certificate.ESTIMATED:
-        answer.degrade(
-            DegradationKind.RERANK_PARTIAL,
-            f"{reranked.fetched} of {reranked.considered} candidates were fetched before time ran "
-            f"out; allow more time or ask for fewer candidates",
-        )
-    if len(reranked.missing):
-        answer.degrade(
-            DegradationKind.VECTOR_MISSING,
-            f"{len(reranked.missing)} candidates had no stored vector and were left out",
-        )
-    if len(reranked.corrupt):
-        answer.degrade(
-            DegradationKind.VECTOR_CORRUPT,
-            f"{len(reranked.corrupt)} candidates had a damaged vector and were left out; "
-            f"ingest them again",
-        )
+    answer.degradations.extend(losses_of(reranked))
     if answer.coverage.shards_answered < answer.coverage.shards_total and (
         answer.certificate is Certificate.COLLECTION
     ):
         # Nothing is known of the documents of a shard that did not answer.
         answer.certificate = Certificate.WITHIN_CANDIDATES
+
+
+def version_of(hit: Hit, stands: StoredVersion | None) -> int:
+    """Of a hit of this region, by what stands under its name now. UNKNOWN_VERSION for one that was
+    replaced or deleted since it was found.
+    """
+    if stands is None or stands.sequence != split_id(hit.internal_id)[1]:
+        return UNKNOWN_VERSION
+    return stands.version

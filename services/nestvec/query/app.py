@@ -1,80 +1,39 @@
 """The query application: one question through the rooms, and an honest account of the answer.
 
 encode -> coarse (every shard) -> rerank (bounded) -> payloads -> order, ties by external id
+   (own_search), and where other regions hold documents too: theirs, and one list (regional)
 -> a cross-encoder's order of the first hits, where the class has it
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from nestvec.core.arrays import Floats, Ids
 from nestvec.core.budget import Budget
-from nestvec.core.collection import Collection
-from nestvec.core.coverage import DegradationKind
-from nestvec.core.document import check_text
-from nestvec.core.errors import (
-    BudgetSpent,
-    InvalidRequest,
-    NestvecError,
-    NotCalibrated,
-    NotFound,
-    Overloaded,
-    SpaceMismatch,
-    StoreUnavailable,
-    WorkerUnavailable,
-)
 from nestvec.core.ports import (
     Carrying,
     Catalogue,
-    CoarseHits,
-    CoarseQuery,
     CollectionEncoders,
     PairScorer,
     Reranker,
-    RerankQuery,
     Shards,
 )
-from nestvec.core.space import Role
-from nestvec.core.watermark import Watermark
-from nestvec.encoders import encoder_of
+from nestvec.core.regions import RegionPolicy
 from nestvec.query.admission import Admission
-from nestvec.query.answer import Answer, Timings, admit_names_only, admit_rerank, fill_in
+from nestvec.query.answer import Answer
 from nestvec.query.cross_encoding import CrossEncoding
 from nestvec.query.documents import Documents
-from nestvec.query.names import with_names
-from nestvec.query.plan import Limits, Plan, Planner, SearchClass, SearchOptions
-from nestvec.query.promise import Promise, Promises
+from nestvec.query.other_regions import OtherRegions
+from nestvec.query.own_search import Begin, OwnSearch
+from nestvec.query.plan import DEFAULT_CLASS, Limits, SearchClass, SearchOptions
+from nestvec.query.regional import Found, RegionalAnswers
 from nestvec.query.sampled import AnswerSampler
 from nestvec.query.shadow import ShadowAsker
-from nestvec.query.shards import HeldDocuments, ShardsAnswer, ask_shards, best_estimates
-from nestvec.query.standing import Standing
+from nestvec.query.vectors import Vectors
 
-# What the later stages of a query are promised when an earlier one is slow, in seconds.
-_KEEP_FOR_RERANK_S = 0.02
-_KEEP_FOR_PAYLOAD_S = 0.005
-# Of what is left, that a store which does not answer may cost each stage that can do without it.
-_STORE_SHARE = 0.75
-
-
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """Query vectors that the caller encoded. values: (n, dim) float32."""
-
-    values: Floats
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What all shards together found. vectors: (n, store_dim) float32, one a query."""
-
-    plan: Plan
-    vectors: Floats
-    found: ShardsAnswer
+__all__ = ["QueryApp", "Vectors"]
 
 
 class QueryApp:
@@ -93,26 +52,30 @@ class QueryApp:
         sampler: AnswerSampler | None = None,
         carrying: Carrying | None = None,
         shadow: ShadowAsker | None = None,
+        regions: OtherRegions | None = None,
     ) -> None:
-        """carrying: for watermarks of another generation. shadow: is told of live queries, for
-        while a collection moves to another model.
+        """sampler: is told of a share of the answers. carrying: for watermarks of another
+        generation. shadow: is told of live queries, for while a collection moves to another model.
+        regions: the others that share collections.
         """
-        self._catalogue = catalogue
-        self._encoders = encoders
-        self._shards = shards
-        self._reranker = reranker
-        self._documents = documents
         self.classes = {one.name: one for one in classes}
         self.limits = limits
-        self._planner = Planner(self.classes, limits)
         self._admission = Admission(classes, limits.max_queries_under_way)
-        self._held = HeldDocuments()
+        self.own = OwnSearch(
+            catalogue,
+            encoders,
+            shards,
+            reranker,
+            documents,
+            self.classes,
+            limits,
+            self._admission,
+            sampler,
+            carrying,
+        )
         self._cross_encoding = CrossEncoding(cross_encoder)
-        self._promises = Promises(limits.max_candidates)
-        self._standing = Standing(catalogue, shards)
-        self._sampler = sampler
-        self._carrying = carrying
         self._shadow = shadow
+        self._regions = None if regions is None else RegionalAnswers(regions, documents)
 
     async def search(
         self,
@@ -138,253 +101,38 @@ class QueryApp:
         options: SearchOptions,
         timeout_s: float,
     ) -> list[Answer]:
-        began_s = time.monotonic()
         budget = Budget.of(timeout_s, time.monotonic)
-        timings = Timings()
-        collection = await self._catalogue.get(collection_name)
-        asked = await self._ask(collection, queries, options, budget, timings)
-        if not isinstance(asked, _Asked) or asked.found.refused is not None:
-            # Another process has dropped it, or made it anew, or changed its tiers: what is at hand
-            # may be old. Where it is not, asking the same again would change nothing.
-            newest = await self._newest(collection_name, collection, budget)
-            if newest != collection:
-                collection = newest
-                asked = await self._ask(collection, queries, options, budget, timings)
-        left = _without_tier(collection, options, _refused(asked))
-        while left is not None:
-            # It is being built: the collection has it already, and not every shard yet.
-            again = await self._ask(left, queries, options, budget, timings)
-            asked = again if isinstance(again, _Asked) else asked
-            left = _without_tier(left, options, _refused(again))
-        if not isinstance(asked, _Asked):
-            raise asked
-        plan, found = asked.plan, asked.found
-        found.coverage.require(plan.min_coverage)
-        answers = []
-        for vector, hits in zip(asked.vectors, found.hits, strict=True):
-            answer = Answer(
-                collection,
-                plan,
-                found.coverage,
-                candidates=len(hits.ids),
-                matching=found.matching,
-            )
-            answer.timings.stages |= timings.stages
-            answer.degradations.extend(found.degradations)
-            if plan.promise is not None and plan.promise.missed:
-                answer.degrade(DegradationKind.TARGET_MISSED, plan.promise.missed)
-            ids = await self._complete(answer, vector, hits, options, budget)
-            # Another generation, or a caller's own knobs: no figure of what the class serves.
-            live = collection_name == collection.name and not options.knobs
-            if self._sampler is not None and live:
-                self._sampler.offer(answer, vector, hits, ids, found, began_s)
-            answers.append(answer)
-        texts = None if isinstance(queries, Vectors) else queries
-        await self._cross_encoding.order(answers, texts, budget)
-        # A name of one generation is asked for by whoever compares generations.
-        if self._shadow is not None and texts is not None and collection_name == collection.name:
-            self._shadow.offer(texts, options, answers, self.search)
-        return answers
 
-    async def _newest(self, name: str, collection: Collection, budget: Budget) -> Collection:
-        """What the store lists now; what is at hand where it cannot be asked."""
-        self._catalogue.forget(name)
-        try:
-            async with asyncio.timeout(_STORE_SHARE * budget.stage_s("catalogue")):
-                return await self._catalogue.get(name)
-        except (StoreUnavailable, TimeoutError):
-            return collection
+        async def own(budget: Budget, begin: Begin | None = None) -> list[Answer]:
+            return await self.own.answer(collection_name, queries, options, budget, begin)
 
-    async def _ask(
-        self,
-        collection: Collection,
-        queries: Sequence[str] | Vectors,
-        options: SearchOptions,
-        budget: Budget,
-        timings: Timings,
-    ) -> _Asked | NotFound | InvalidRequest | SpaceMismatch | NotCalibrated:
-        """The first two stages. NotFound where no shard serves what was planned; the others where
-        the request does not fit this record of the collection.
-        """
-        try:
-            plan = self._planner.plan(options, collection)
-            vectors = await self._vectors(collection, queries, budget)
-            if plan.promise is not None:
-                plan = await self._promised(plan, plan.promise, collection, len(vectors), budget)
-        except (InvalidRequest, SpaceMismatch, NotCalibrated) as error:
-            return error
-        timings.mark("encode")
-        query = CoarseQuery(
-            collection=collection.name,
-            generation=collection.generation,
-            fingerprint=collection.space.fingerprint,
-            queries=vectors,
-            coarse_dim=plan.coarse_dim,
-            count=plan.asks,
-            bound_z=plan.bound_z if plan.rerank else None,
-            alone=self._admission.under_way == 1,
-            filter=plan.filter,
-            watermark=await self._watermark(options.watermark, collection, budget),
-            certified_k=plan.certified_k,
-        )
-        keep_s = _KEEP_FOR_PAYLOAD_S + (_KEEP_FOR_RERANK_S if plan.rerank else 0.0)
-        try:
-            found = await ask_shards(
-                self._shards,
-                query,
-                budget.stage_s("coarse", keep_s),
-                self._held,
-                collection.partitions,
-            )
-        except NotFound as error:
-            return error
-        timings.mark("coarse")
-        return _Asked(plan, vectors, found)
-
-    async def _watermark(
-        self, watermark: Watermark | None, collection: Collection, budget: Budget
-    ) -> Watermark | None:
-        """In terms of the generation that is asked. Raises BudgetSpent while it is not carried over
-        to that one.
-        """
-        if watermark is None or watermark.generation == collection.generation:
-            return watermark
-        if self._carrying is None:
-            return watermark
-        return await self._carrying.translated(watermark, collection, budget.stage_s("carrying"))
-
-    async def _promised(
-        self, plan: Plan, promise: Promise, collection: Collection, queries: int, budget: Budget
-    ) -> Plan:
-        """The plan that was measured to keep the promise in what is left of the time. Raises
-        NotCalibrated.
-        """
-        held = await self._standing.of(collection, budget.left_s())
-        left_s = budget.stage_s("coarse", _KEEP_FOR_PAYLOAD_S)
-        kept = self._promises.keep(
-            promise,
-            collection,
-            held,
-            plan.search_class.name,
-            plan.reads,
-            left_s * 1e3 / queries,
-        )
-        return plan.by(kept)
-
-    async def _vectors(
-        self, collection: Collection, queries: Sequence[str] | Vectors, budget: Budget
-    ) -> Floats:
-        """What the shards are asked: (n, store_dim) float32, unit."""
-        if isinstance(queries, Vectors):
-            self._check_count(len(queries.values), "vectors")
-            collection.space.require_same(queries.fingerprint, "the query vector")
-            return _accepted(collection, queries.values)
-        self._check_count(len(queries), "texts")
-        for number, text in enumerate(queries):
-            field_name = "query.text" if len(queries) == 1 else f"texts.{number}"
-            check_text(text, self.limits.max_text_bytes, field_name)
-        encoder = await encoder_of(
-            self._encoders, collection, "search with its vectors", budget.stage_s("encode")
-        )
-        vectors = await encoder.encode(queries, Role.QUERY, budget.stage_s("encode"))
-        return collection.project(vectors)
-
-    def _check_count(self, count: int, field_name: str) -> None:
-        if not 1 <= count <= self.limits.max_batch:
-            raise InvalidRequest(
-                field_name,
-                f"{count} queries, expected 1 to {self.limits.max_batch}; send more in further "
-                f"calls",
-            )
-
-    async def _complete(
-        self,
-        answer: Answer,
-        vector: Floats,
-        hits: CoarseHits,
-        options: SearchOptions,
-        budget: Budget,
-    ) -> Ids:
-        """Fill the answer in. Returns the internal ids that were found for it, best first."""
-        if answer.plan.rerank:
-            ids, scores = await self._rerank(answer, vector, hits, options, budget)
-            answer.timings.mark("rerank")
+        if self._regions is None or not self._regions.shares(collection_name):
+            found = Found(await own(budget))
         else:
-            ids, scores = hits.ids, hits.estimates
-        await self._add_documents(answer, ids, scores, budget)
-        answer.timings.mark("payload")
-        return ids
+            policy = self._policy(options)
+            found = await self._regions.answer(collection_name, policy, own, options, budget)
+        texts = None if isinstance(queries, Vectors) else queries
+        await self._cross_encoding.order(found.answers, texts, budget)
+        # A name of one generation is asked for by whoever compares generations.
+        if self._shadow is not None and texts is not None:
+            self._tell_shadow(collection_name, texts, options, found)
+        return found.answers
 
-    async def _rerank(
-        self,
-        answer: Answer,
-        vector: Floats,
-        hits: CoarseHits,
-        options: SearchOptions,
-        budget: Budget,
-    ) -> tuple[Ids, Floats]:
-        query = RerankQuery(
-            vector, hits, answer.plan.reads, answer.plan.bound_z, options.exhaustive
-        )
-        timeout_s = budget.stage_s("rerank", _KEEP_FOR_PAYLOAD_S)
-        if answer.plan.search_class.degrade:
-            timeout_s *= _STORE_SHARE
-        try:
-            reranked = await self._reranker.rerank(answer.collection, query, timeout_s)
-        except (StoreUnavailable, WorkerUnavailable, BudgetSpent, Overloaded) as error:
-            if not answer.plan.search_class.degrade:
-                raise
-            answer.degrade(
-                DegradationKind.RERANK_SKIPPED, f"hits are in the order of estimates: {error}"
-            )
-            return best_estimates(hits, answer.plan.reads)
-        admit_rerank(answer, reranked)
-        return reranked.ids, reranked.scores
+    def _policy(self, options: SearchOptions) -> RegionPolicy:
+        """Which regions answer. Whoever plans the query refuses a class that does not exist."""
+        if options.regions is not None:
+            return options.regions
+        chosen = self.classes.get(options.search_class or DEFAULT_CLASS)
+        return RegionPolicy.LOCAL if chosen is None else chosen.regions
 
-    async def _add_documents(
-        self, answer: Answer, ids: Ids, scores: Floats, budget: Budget
+    def _tell_shadow(
+        self, name: str, texts: Sequence[str], options: SearchOptions, found: Found
     ) -> None:
-        if not len(ids):
-            return
-        collection = answer.collection
-        degrade = answer.plan.search_class.degrade
-        try:
-            share = _STORE_SHARE if degrade else 1.0
-            documents = await self._documents.read(collection, ids, budget, share)
-        except (StoreUnavailable, BudgetSpent, Overloaded) as error:
-            if not degrade:
-                raise
-            kept = self._documents.kept(collection, ids)
-            timeout_s = budget.stage_s("names")
-            documents = await with_names(self._shards, collection, ids, kept, timeout_s)
-            admit_names_only(answer, kept, documents, error)
-        fill_in(answer, documents, scores)
-
-
-def _refused(asked: _Asked | NestvecError) -> NestvecError | None:
-    """What some shard, or all of them, do not serve."""
-    return asked.found.refused if isinstance(asked, _Asked) else asked
-
-
-def _without_tier(
-    collection: Collection, options: SearchOptions, refused: NestvecError | None
-) -> Collection | None:
-    """The collection without the tier that a shard does not serve; None where it was not that, or
-    nothing else may be searched.
-    """
-    if not isinstance(refused, NotFound) or refused.kind != "tier":
-        return None
-    tiers = tuple(dim for dim in collection.tiers if str(dim) != refused.name)
-    if options.coarse_dim is not None or not tiers or tiers == collection.tiers:
-        return None
-    return replace(collection, tiers=tiers)
-
-
-def _accepted(collection: Collection, vectors: Floats) -> Floats:
-    """A caller's vectors, checked and cut to (n, store_dim). Of several, says which is bad."""
-    try:
-        return collection.accept(vectors, "query.vector")
-    except InvalidRequest:
-        for number in range(len(vectors) if len(vectors) > 1 else 0):
-            collection.accept(vectors[number : number + 1], f"vectors.{number}")
-        raise
+        """Generations are compared by what this region alone finds in each."""
+        answers = found.answers
+        if found.alone is not None:
+            answers = found.alone
+            options = replace(options, cross_encode=False)
+        if answers and name == answers[0].collection.name:
+            assert self._shadow is not None
+            self._shadow.offer(texts, options, answers, self.search)

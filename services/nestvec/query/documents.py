@@ -14,7 +14,7 @@ from nestvec.core.budget import Budget
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_from_bytes
 from nestvec.core.errors import BudgetSpent, CorruptVector, InvalidRequest
-from nestvec.core.ports import Catalogue, VectorStore
+from nestvec.core.ports import Catalogue, StoredVersion, VectorStore
 
 # What a document takes in memory beside its payload: objects, and its place in the cache.
 _BYTES_BESIDE = 600
@@ -42,6 +42,7 @@ class Documents:
             cache_bytes, getsizeof=lambda kept: kept[1]
         )
         self._gate = StoreGate("payload")
+        self._version_gate = StoreGate("versions")
 
     async def read(
         self, collection: Collection, ids: Ids, budget: Budget, share: float = 1.0
@@ -86,6 +87,26 @@ class Documents:
         if size <= self._cache.maxsize:
             self._cache[key] = document, size
         return document
+
+    async def versions(
+        self, collection: Collection, names: Sequence[str], timeout_s: float
+    ) -> dict[str, StoredVersion]:
+        """What stands now, by external id, without those that name nothing. Raises BudgetSpent and
+        StoreUnavailable.
+        """
+        stored = await self._version_gate.read(
+            lambda: self._store.versions(collection, names), timeout_s
+        )
+        return {one.external_id: one for one in stored if one is not None}
+
+    async def deletions(
+        self, collection: Collection, names: Sequence[str], timeout_s: float
+    ) -> dict[str, int]:
+        """The versions of deletions that are remembered, by external id. Raises as `versions`."""
+        found = await self._version_gate.read(
+            lambda: self._store.deletions(collection, names), timeout_s
+        )
+        return {name: one for name, one in zip(names, found, strict=True) if one is not None}
 
     async def ids(
         self, collection_name: str, token: str, timeout_s: float

@@ -30,16 +30,19 @@ async def with_names(
     """
     documents = list(kept)
     wanted = [place for place, document in enumerate(kept) if document is None]
-    names = await _names(source, collection, ids[wanted], timeout_s)
+    names = await names_of(source, collection, ids[wanted], timeout_s)
     for place, name in zip(wanted, names, strict=True):
         if name is not None:
             documents[place] = Document(name, "")
     return documents
 
 
-async def _names(
+async def names_of(
     source: Shards, collection: Collection, ids: Ids, timeout_s: float
 ) -> list[str | None]:
+    """External ids, in the order of `ids`, as the shards know them; None where the shard that holds
+    it knows none, or does not answer within `timeout_s`.
+    """
     shards = source.of(collection.name)
     owners = np.array(
         [

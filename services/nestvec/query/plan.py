@@ -8,6 +8,7 @@ from nestvec.core.calibration import check_bound_z
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.filters import Filter, validate
+from nestvec.core.regions import RegionPolicy
 from nestvec.core.watermark import Watermark
 from nestvec.query.promise import Promise, check_target
 
@@ -27,7 +28,9 @@ class SearchClass:
     is calibrated; the settings above are for where it is not, or a caller gives some of its own.
     cross_encode: how many of the first hits a cross-encoder orders anew, 0 none; more than `k`
     gives it more to choose from. certified: bound every document that matches, where a tier's own
-    scan reads every row, so that the certificate may speak of the whole collection.
+    scan reads every row, so that the certificate may speak of the whole collection. regions: which
+    of them answer, where a collection is shared. local_score: the cosine at which this region's
+    last hit is good enough for LOCAL_FIRST.
     """
 
     name: str
@@ -41,6 +44,8 @@ class SearchClass:
     target_recall: float | None = None
     cross_encode: int = 0
     certified: bool = False
+    regions: RegionPolicy = RegionPolicy.LOCAL_FIRST
+    local_score: float = 0.5
 
     @property
     def admitted_share(self) -> float:
@@ -76,7 +81,9 @@ class Limits:
 class SearchOptions:
     """A caller's wishes; None takes the class's setting. filter: None lets all documents through.
     watermark: what must be found, or be gone; None waits for nothing. target_recall: the cheapest
-    plan that was measured to reach it, in place of knobs.
+    plan that was measured to reach it, in place of knobs. max_staleness_s: how far a replicated
+    collection may be behind other regions. ids_only: payloads of hits are not wanted. versions:
+    tell those of the hits (Answer.versions).
     """
 
     search_class: str = DEFAULT_CLASS
@@ -91,6 +98,10 @@ class SearchOptions:
     target_recall: float | None = None
     bound_z: float | None = None
     cross_encode: bool | None = None
+    regions: RegionPolicy | None = None
+    max_staleness_s: float | None = None
+    ids_only: bool = False
+    versions: bool = False
 
     @property
     def knobs(self) -> list[str]:
@@ -125,6 +136,11 @@ class Plan:
     def reads(self) -> int:
         """How many hits are put into order by cosine, and read."""
         return max(self.k, self.cross_encode, 0 if self.promise is None else self.promise.k)
+
+    @property
+    def shown(self) -> int:
+        """How many of these have their payloads looked at: by the caller, or a cross-encoder."""
+        return max(self.k, self.cross_encode)
 
     @property
     def asks(self) -> int:
@@ -212,6 +228,10 @@ def make_plan(
         if options.coarse_dim is None
         else collection.require_tier(options.coarse_dim, "options.coarse_dim")
     )
+    stale_s = options.max_staleness_s
+    # Written so that NaN fails it too.
+    if stale_s is not None and not stale_s >= 0.0:
+        raise InvalidRequest("options.max_staleness_s", f"{stale_s}, expected 0 or more seconds")
     if options.filter is not None:
         # Each shard does so again, for itself; here, before anything is encoded.
         validate(options.filter, collection.fields)

@@ -13,6 +13,7 @@ from nestvec.core.certificate import Certificate
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
 from nestvec.core.coverage import Coverage, DegradationKind
 from nestvec.core.errors import InvalidRequest
+from nestvec.core.regions import RegionPolicy
 from nestvec.core.watermark import Watermark
 from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
@@ -20,6 +21,7 @@ from nestvec.query.documents import Documents
 from nestvec.query.plan import SearchOptions
 from nestvec.query.promise import Promise
 from nestvec.rpc.field_wire import fields_to_wire, filter_from_wire
+from nestvec.rpc.region_outcome_wire import outcome_to_wire, policy_from_wire
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import (
     certificate_to_wire,
@@ -180,7 +182,20 @@ def _read_options(message: query_pb2.SearchOptions) -> SearchOptions:
         ),
         target_recall=given("target_recall"),
         bound_z=given("bound_z"),
+        regions=_policy(message),
+        max_staleness_s=given("max_staleness_s"),
+        ids_only=message.ids_only,
     )
+
+
+def _policy(message: query_pb2.SearchOptions) -> RegionPolicy | None:
+    try:
+        return policy_from_wire(message.regions)
+    except KeyError:
+        known = ", ".join(one.name for one in RegionPolicy)
+        raise InvalidRequest(
+            "options.regions", f"{message.regions} is none that this server knows: {known}"
+        ) from None
 
 
 def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.SearchResponse:
@@ -204,6 +219,8 @@ def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.Sear
         response.degradations.extend(map(degradation_to_wire, answer.degradations))
     if answer.plan.promise is not None:
         response.plan.CopyFrom(_plan(answer, answer.plan.promise))
+    if answer.regions:
+        response.regions.extend(map(outcome_to_wire, answer.regions))
     _add_hits(response, answer, options.ids_only)
     if options.explain:
         response.explanation.candidates = answer.candidates
@@ -217,9 +234,9 @@ def _respond(answer: Answer, options: query_pb2.SearchOptions) -> query_pb2.Sear
 def _add_hits(response: query_pb2.SearchResponse, answer: Answer, ids_only: bool) -> None:
     add = response.hits.add
     for hit in answer.hits:
-        document, score, cross_score = hit
+        document, score, cross_score, region, _ = hit
         if ids_only:
-            add(id=document.id, score=score, cross_score=cross_score)
+            add(id=document.id, score=score, cross_score=cross_score, region=region)
         elif document.fields:
             fields = fields_to_wire(document.fields)
             add(
@@ -228,9 +245,16 @@ def _add_hits(response: query_pb2.SearchResponse, answer: Answer, ids_only: bool
                 text=document.text,
                 fields=fields,
                 cross_score=cross_score,
+                region=region,
             )
         else:
-            add(id=document.id, score=score, text=document.text, cross_score=cross_score)
+            add(
+                id=document.id,
+                score=score,
+                text=document.text,
+                cross_score=cross_score,
+                region=region,
+            )
 
 
 # What a plan was measured without.
@@ -311,7 +335,12 @@ def _tell(answer: Answer) -> None:
         cross_encoder=answer.cross_encoder,
         degradations=[one.kind.value for one in answer.degradations],
         milliseconds=round(sum(answer.timings.stages.values()), 3),
+        **({"regions": _states(answer)} if answer.regions else {}),
     )
+
+
+def _states(answer: Answer) -> dict[str, str]:
+    return {one.name: one.state.value for one in answer.regions}
 
 
 # A label is looked up under a lock; there are few of these, and one is wanted on every query.

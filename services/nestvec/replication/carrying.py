@@ -7,6 +7,7 @@ a watermark of one can be waited for, and told, in terms of the other. Fills por
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from nestvec.core.collection import Collection
 from nestvec.core.errors import BudgetSpent, MigrationRefused, NestvecError, StoreUnavailable
@@ -19,11 +20,19 @@ _LOOK_S = 0.02
 
 
 class Carrier:
-    """For those who write, and for those who read what they wrote."""
+    """For those who write, and for those who read what they wrote. replicated: collections into
+    which other regions' writes are copied.
+    """
 
-    def __init__(self, store: VectorStore, catalogue: WatchedCatalogue) -> None:
+    def __init__(
+        self,
+        store: VectorStore,
+        catalogue: WatchedCatalogue,
+        replicated: Iterable[str] = (),
+    ) -> None:
         self._store = store
         self._catalogue = catalogue
+        self._replicated = frozenset(replicated)
 
     async def beyond(self, collection: Collection) -> Collection | None:
         """See ports.Carrying."""
@@ -46,6 +55,8 @@ class Carrier:
 
     async def expects(self, collection: Collection) -> bool:
         """See ports.Carrying."""
+        if collection.name in self._replicated:
+            return True
         migration = await self._migration(collection.name)
         return migration is not None and not migration.ended
 

@@ -8,30 +8,33 @@ nothing.
 
 What comparing cannot see: a deletion that nobody remembers any more, once the sink takes writes of
 its own; and a document that was written again at the version it had, with other content. Both take
-a copier that was away longer than tombstones are kept, or longer than the log.
+a copier that was away longer than tombstones are kept, or longer than the log. Between regions
+they are kept until every region has them, however long it is away (ingest.tidying).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+    Set,
+)
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
-from nestvec.core.arrays import Ids
-from nestvec.core.collection import Collection
 from nestvec.core.errors import StoreUnavailable
 from nestvec.core.placement import internal_ids, partition_of, split_id
 from nestvec.core.ports import (
-    Deleted,
     LogBatch,
-    Placed,
-    StoredDocument,
     StoreDeletion,
     StoredVersion,
-    StoreRecord,
 )
-from nestvec.core.watermark import follows, split_sequence
+from nestvec.core.watermark import Watermark, follows, split_sequence
+from nestvec.replication.copy_ends import End, Peek, PositionKeeper, SinkEnd
 from nestvec.replication.headings import REFUSED
 from nestvec.replication.pace import Pace
 from nestvec.replication.transform import Transform
@@ -41,83 +44,6 @@ _EPOCH = "epoch-"
 # Partitions that are compared side by side: each waits mostly for the store and the encoder.
 _AT_ONCE = 8
 _log = logger()
-
-
-class CopySource(Protocol):
-    """What a copier asks of the store that it reads. A part of VectorStore."""
-
-    async def positions(self, collection: Collection, partitions: range) -> dict[int, int]: ...
-
-    async def read_log(
-        self, collection: Collection, after: Mapping[int, int], limit: int
-    ) -> list[LogBatch]: ...
-
-    def entries(
-        self, collection: Collection, partition: int
-    ) -> AsyncIterator[list[StoredVersion]]: ...
-
-    def tombstones(
-        self, collection: Collection, partition: int
-    ) -> AsyncIterator[list[tuple[str, int]]]: ...
-
-    async def versions(
-        self, collection: Collection, external_ids: Sequence[str]
-    ) -> list[StoredVersion | None]: ...
-
-    async def live_documents(
-        self, collection: Collection, ids: Ids, with_vectors: bool
-    ) -> list[StoredDocument | None]: ...
-
-
-class CopySink(Protocol):
-    """What a copier asks of the store that it fills. A part of VectorStore."""
-
-    def entries(
-        self, collection: Collection, partition: int
-    ) -> AsyncIterator[list[StoredVersion]]: ...
-
-    async def versions(
-        self, collection: Collection, external_ids: Sequence[str]
-    ) -> list[StoredVersion | None]: ...
-
-    async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]: ...
-
-    async def put_newer(
-        self, collection: Collection, records: Sequence[StoreRecord]
-    ) -> list[Placed]: ...
-
-    async def delete(
-        self, collection: Collection, deletions: Sequence[StoreDeletion]
-    ) -> list[Deleted]: ...
-
-
-class PositionKeeper(Protocol):
-    """Where a copier's positions outlive it."""
-
-    async def load(self) -> dict[str, int]: ...
-
-    async def save(self, numbers: Mapping[str, int]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """A collection, and the store that holds it."""
-
-    collection: Collection
-    store: CopySource
-
-    @property
-    def partitions(self) -> range:
-        """All of them."""
-        return range(self.collection.partitions)
-
-
-@dataclass(frozen=True, slots=True)
-class SinkEnd:
-    """As End, of what is filled."""
-
-    collection: Collection
-    store: CopySink
 
 
 @dataclass(slots=True)
@@ -132,7 +58,10 @@ class Copier:
 
     alone: nobody else writes to the sink, so what the source does not have is deleted there, and
     what was written again at the version it had is copied again. batch: documents at once. holds:
-    whether that is still so; asked before what the source does not have is deleted.
+    whether that is still so; asked before what the source does not have is deleted. peek: for a
+    source that is far away: of what its log tells, values are read only where they are missing in
+    the sink, so that what was copied there from here does not come back. ahead: batches of the log
+    that are read at once and copied side by side, where each of them mostly waits.
     """
 
     def __init__(
@@ -146,6 +75,8 @@ class Copier:
         alone: bool,
         batch: int = 256,
         holds: Callable[[], bool] = lambda: True,
+        peek: Peek | None = None,
+        ahead: int = 1,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -155,7 +86,13 @@ class Copier:
         self._alone = alone
         self._batch = batch
         self._holds = holds
+        self._peek = peek
+        self._ahead = ahead
         self._positions: dict[int, int] | None = None
+        # Where the source stood when it was last looked at.
+        self.seen: Mapping[int, int] = {}
+        # Partition of the sink -> the last sequence that was written there: see `take_written`.
+        self._written: dict[int, int] = {}
         # In which epoch each partition of the sink was written, as of when it was last compared,
         # or first written; and those found in a later one since, which may have lost what came
         # last.
@@ -211,12 +148,28 @@ class Copier:
         """How many changes of the source are not in the sink. Of a partition that was never
         compared, every one that it ever had.
         """
-        known = await self._load()
-        there = await self._source.store.positions(self._source.collection, self._source.partitions)
+        await self._load()
+        return self.behind(
+            await self._source.store.positions(self._source.collection, self._source.partitions)
+        )
+
+    def behind(self, there: Mapping[int, int]) -> int:
+        """`lag`, where the source is known to stand somewhere."""
+        known = self._positions or {}
         return sum(
             max(0, split_sequence(position)[1] - split_sequence(known.get(partition, 0))[1])
             for partition, position in there.items()
         )
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the sink may have lost some of what was copied."""
+        return bool(self._doubtful)
+
+    def take_written(self) -> Watermark:
+        """What was written to the sink since this was called last."""
+        written, self._written = self._written, {}
+        return Watermark(self._sink.collection.generation, written)
 
     async def has_reached(self, wanted: Mapping[int, int]) -> bool:
         """Whether everything up to some positions of the source is in the sink."""
@@ -236,16 +189,21 @@ class Copier:
         source = self._source
         known = await self._load()
         there = await source.store.positions(source.collection, source.partitions)
+        self.seen = there
         fresh = [p for p, position in there.items() if position and p not in known]
+        if not self._alone:
+            # What was begun a moment ago is in the log from its beginning, and else is a gap there.
+            fresh = [p for p in fresh if split_sequence(there[p])[1] > self._batch]
         lost = [p for p, position in there.items() if position < known.get(p, 0)]
         lost = list(dict.fromkeys([*lost, *self._doubtful, *self._unknown]))
         if fresh or lost:
             await self.compare((fresh or lost)[:_AT_ONCE])
             return True
-        behind = {p: known[p] for p, position in there.items() if position > known.get(p, 0)}
+        behind = {p: known.get(p, 0) for p, at in there.items() if at > known.get(p, 0)}
         if not behind:
             return False
-        batches = await source.store.read_log(source.collection, behind, self._batch)
+        limit = self._batch * self._ahead
+        batches = await source.store.read_log(source.collection, behind, limit)
         sound = [one for one in batches if follows(behind[one.partition], one.first)]
         await self._apply(sound)
         gaps = [one.partition for one in batches if one not in sound]
@@ -266,9 +224,31 @@ class Copier:
             return
         await self._delete([deletion for one in batches for deletion in one.deletions])
         added = [internal for one in batches for internal in one.added.tolist()]
-        for start in range(0, len(added), self._batch):
-            await self._copy_ids(added[start : start + self._batch], rewritten=self._alone)
+        parts = [added[start : start + self._batch] for start in range(0, len(added), self._batch)]
+        for start in range(0, len(parts), self._ahead):
+            await _all(self._copy_added(part) for part in parts[start : start + self._ahead])
         await self._advance({one.partition: one.last for one in batches})
+
+    async def _copy_added(self, ids: list[int]) -> None:
+        wanted = ids if self._peek is None else await self._not_here(self._peek, ids)
+        await self._copy_ids(wanted, rewritten=self._alone)
+
+    async def _not_here(self, peek: Peek, ids: list[int]) -> list[int]:
+        """Those of which the sink has nothing, or something older."""
+        wanted = internal_ids(*zip(*map(split_id, ids), strict=True))
+        named = [
+            (internal, one)
+            for internal, one in zip(ids, await peek(self._source.collection, wanted), strict=True)
+            if one is not None
+        ]
+        stands = await self._versions_there([one.external_id for _, one in named])
+        missing = []
+        for (internal, one), other in zip(named, stands, strict=True):
+            if other is None or other < one.version:
+                missing.append(internal)
+            else:
+                self.figures.refused.pop(one.external_id, None)
+        return missing
 
     # --- comparing ------------------------------------------------------------------------------
 
@@ -279,12 +259,7 @@ class Copier:
         waiting = list(partitions)
         while waiting:
             some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
-            done = await asyncio.gather(
-                *(self._compare_one(partition) for partition in some), return_exceptions=True
-            )
-            for error in done:
-                if error is not None:
-                    raise error
+            await _all(self._compare_one(partition) for partition in some)
 
     async def _compare_one(self, partition: int) -> None:
         """Its position is read first: what changes meanwhile is in the log after it."""
@@ -293,10 +268,13 @@ class Copier:
         epoch = self._doubtful.get(partition, 0)
         async for buried in source.store.tombstones(source.collection, partition):
             await self._delete(buried)
+        listed: set[str] = set()
         async for entries in source.store.entries(source.collection, partition):
             await self._copy_missing(entries)
+            if self._alone:
+                listed.update(one.external_id for one in entries)
         if self._alone:
-            await self._delete_surplus(partition)
+            await self._delete_surplus(partition, listed)
         if epoch:
             self._epochs[partition] = epoch
         if self._doubtful.get(partition, 0) == epoch:
@@ -332,8 +310,9 @@ class Copier:
             if other == one:
                 self.figures.refused[one.external_id] = "its payload is missing or damaged"
 
-    async def _delete_surplus(self, partition: int) -> None:
-        """What the source no longer has, and does not remember to have deleted.
+    async def _delete_surplus(self, partition: int, listed: Set[str]) -> None:
+        """What the source no longer has, and does not remember to have deleted. listed: what it was
+        just seen to have; it is asked of the others alone.
 
         A sink with as many partitions has it in the same one; of another number, all are gone
         through with each.
@@ -345,9 +324,14 @@ class Copier:
                 mine = [
                     one
                     for one in entries
-                    if same
-                    or partition_of(one.external_id, source.collection.partitions) == partition
+                    if one.external_id not in listed
+                    and (
+                        same
+                        or partition_of(one.external_id, source.collection.partitions) == partition
+                    )
                 ]
+                if not mine:
+                    continue
                 stands = await source.store.versions(
                     source.collection, [one.external_id for one in mine]
                 )
@@ -383,7 +367,7 @@ class Copier:
         for start in range(0, len(asked), self._batch):
             some = asked[start : start + self._batch]
             answers = await self._sink.store.delete(self._sink.collection, some)
-            self._see_epochs(one.position for one in answers)
+            self._see_written(one.position for one in answers)
 
     async def _copy_ids(self, ids: Sequence[int], rewritten: bool) -> set[str]:
         """Documents by internal ids of the source. Returns the external ids of those that were
@@ -419,22 +403,30 @@ class Copier:
         sink = self._sink
         put = sink.store.put if self._alone else sink.store.put_newer
         placed = await put(sink.collection, done.records) if done.records else []
-        self._see_epochs(one.internal_id for one in placed)
+        self._see_written(one.internal_id for one in placed)
         for record in done.records:
             self.figures.refused.pop(record.external_id, None)
         self.figures.refused.update(done.refused)
         return read
 
-    def _see_epochs(self, ids: Iterable[int]) -> None:
-        """A partition of the sink that is written in a later epoch than before may have lost what
-        came last: it is compared again.
+    def _see_written(self, ids: Iterable[int]) -> None:
+        """Remember how far the sink was written. A partition of it that is written in a later epoch
+        than before may have lost what came last: it is compared again.
         """
         same = self._sink.collection.partitions == self._source.collection.partitions
         for internal in ids:
             if internal < 0:
                 continue
             partition, sequence = split_id(internal)
+            self._written[partition] = max(sequence, self._written.get(partition, 0))
             epoch = split_sequence(sequence)[0]
             if epoch > self._epochs.setdefault(partition, epoch):
                 lost = [partition] if same else self._source.partitions
                 self._doubtful.update((one, epoch) for one in lost)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Side by side. Raises the first error, when the others are done."""
+    for error in await asyncio.gather(*work, return_exceptions=True):
+        if error is not None:
+            raise error

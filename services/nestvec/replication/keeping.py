@@ -7,13 +7,13 @@ process that dies is followed by another.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import defaultdict
 
 from nestvec.core.collection import Collection
-from nestvec.core.errors import NestvecError, StoreUnavailable
+from nestvec.core.errors import NestvecError
 from nestvec.core.migration import Listing, Phase
+from nestvec.replication.claiming import Claims
 from nestvec.replication.headings import passing_headings
 from nestvec.replication.running import Rooms, Runner
 from nestvec.telemetry.logs import logger
@@ -30,12 +30,10 @@ class Keeper:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
         self._listing = Listing(-1, ())
-        self._owner = secrets.token_hex(8)
+        self._claims = Claims(rooms.store, rooms.pauses.claim)
         self._runners: dict[str, asyncio.Task[None]] = {}
         # Of each collection: a runner is begun, or one's traces are cleaned up, not both.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        # When each claim was last known to be ours: monotonic seconds, from before it was asked.
-        self._held_s: dict[str, float] = {}
         self._poked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -93,16 +91,16 @@ class Keeper:
         if self._turns[name].locked():
             return
         async with self._turns[name]:
-            if await self._claim(name):
+            if await self._claims.take(name):
                 self._runners[name] = asyncio.create_task(self._work(name))
 
     async def _work(self, name: str) -> None:
         """Run while the claim holds."""
-        runner = Runner(self._rooms, name, self._owner, lambda: self._holds(name))
+        runner = Runner(self._rooms, name, self._claims.owner, lambda: self._holds(name))
         try:
             while await self._interrupted(runner, name):
                 pass
-            await self._rooms.store.release_migration(name, self._owner)
+            await self._claims.release(name)
         except NestvecError as error:
             _log.warning("migration.interrupted", collection=name, reason=str(error))
         except Exception as error:  # noqa: BLE001  shown, and begun again
@@ -117,7 +115,9 @@ class Keeper:
         running = asyncio.create_task(runner.run())
         try:
             while not (await asyncio.wait((running,), timeout=self._rooms.pauses.claim / 3))[0]:
-                held, stands = await asyncio.gather(self._renewed(name), self._stands(name, begun))
+                held, stands = await asyncio.gather(
+                    self._claims.renewed(name), self._stands(name, begun)
+                )
                 if not held:
                     _log.warning("migration.claim_lost", collection=name)
                     return False
@@ -144,34 +144,8 @@ class Keeper:
         except (NestvecError, TimeoutError):
             return True
 
-    # --- the claim ------------------------------------------------------------------------------
-
-    async def _claim(self, name: str) -> bool:
-        """Take or renew it. Raises StoreUnavailable: also where that takes too long."""
-        ttl_s = self._rooms.pauses.claim
-        began_s = time.monotonic()
-        try:
-            async with asyncio.timeout(ttl_s / 3):
-                held = await self._rooms.store.claim_migration(name, self._owner, ttl_s)
-        except TimeoutError:
-            raise StoreUnavailable(f"no answer within {ttl_s / 3:g} s") from None
-        if held:
-            self._held_s[name] = began_s
-        return held
-
-    async def _renewed(self, name: str) -> bool:
-        """A store that does not answer keeps nobody from working, while the claim surely lasts."""
-        try:
-            return await self._claim(name)
-        except NestvecError:
-            return self._holds(name)
-
     def _holds(self, name: str) -> bool:
-        """Whether the claim is ours for another third of its time at least, whatever the store
-        would say.
-        """
-        held_s = self._held_s.get(name)
-        return held_s is not None and time.monotonic() - held_s < self._rooms.pauses.claim * 2 / 3
+        return self._claims.holds(name)
 
     # --- what it leaves behind ------------------------------------------------------------------
 
@@ -186,7 +160,7 @@ class Keeper:
             try:
                 await self._clean(name)
             finally:
-                await self._rooms.store.release_migration(name, self._owner)
+                await self._claims.release(name)
 
     async def _clean(self, name: str) -> None:
         listing = await self._rooms.store.listing()
@@ -211,7 +185,7 @@ class Keeper:
             runner.cancel()
             await asyncio.gather(runner, return_exceptions=True)
         deadline_s = time.monotonic() + 2 * self._rooms.pauses.claim
-        while not await self._rooms.store.claim_migration(name, self._owner, _CLEANING_S):
+        while not await self._rooms.store.claim_migration(name, self._claims.owner, _CLEANING_S):
             if time.monotonic() > deadline_s:
                 return False
             await asyncio.sleep(self._rooms.pauses.idle)

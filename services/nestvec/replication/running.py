@@ -19,7 +19,8 @@ from nestvec.core.placement import partitions_of
 from nestvec.core.ports import Catalogue, Encoders, Generations, Shards, VectorStore
 from nestvec.core.shadowing import SHADOW, shadow_gate
 from nestvec.core.watermark import Watermark
-from nestvec.replication.copier import Copier, End, SinkEnd
+from nestvec.replication.copier import Copier
+from nestvec.replication.copy_ends import End, SinkEnd
 from nestvec.replication.design import designed
 from nestvec.replication.following import Follower
 from nestvec.replication.gates import complete_gate

@@ -1,4 +1,4 @@
-"""MigrationService over MigrationApp."""
+"""MigrationService over MigrationApp, and RegionAdminService over RegionalApp."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import grpc
 
 from nestvec.core.errors import InvalidRequest
 from nestvec.replication.app import MigrationApp
+from nestvec.replication.regional import RegionalApp
 from nestvec.rpc.decoding import require_known
 from nestvec.rpc.migration_wire import gate_from_wire, status_to_wire, wish_from_wire
+from nestvec.rpc.region_admin_wire import differences_to_wire, statuses_to_wire
 from nestvec.rpc.server import Mounted
-from nestvec.v1 import migration_pb2, migration_pb2_grpc
+from nestvec.v1 import migration_pb2, migration_pb2_grpc, region_pb2, region_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -73,6 +75,28 @@ class MigrationServicer(migration_pb2_grpc.MigrationServiceServicer):
         return status_to_wire(await self._app.status(name))
 
 
+class RegionAdminServicer(region_pb2_grpc.RegionAdminServiceServicer):
+    """For operators of this region."""
+
+    def __init__(self, app: RegionalApp) -> None:
+        self._app = app
+
+    async def DescribeRegions(
+        self, request: region_pb2.DescribeRegionsRequest, context: Context
+    ) -> region_pb2.DescribeRegionsResponse:
+        """See region.proto."""
+        return region_pb2.DescribeRegionsResponse(
+            regions=statuses_to_wire(await self._app.status())
+        )
+
+    async def VerifyRegions(
+        self, request: region_pb2.VerifyRegionsRequest, context: Context
+    ) -> region_pb2.VerifyRegionsResponse:
+        """See region.proto."""
+        found = await self._app.verify(request.collection)
+        return region_pb2.VerifyRegionsResponse(regions=differences_to_wire(found))
+
+
 def mount(app: MigrationApp) -> Mounted:
     """For a server."""
     return Mounted(
@@ -80,4 +104,14 @@ def mount(app: MigrationApp) -> Mounted:
         "MigrationService",
         MigrationServicer(app),
         migration_pb2_grpc.add_MigrationServiceServicer_to_server,
+    )
+
+
+def mount_regional(app: RegionalApp) -> Mounted:
+    """For a server."""
+    return Mounted(
+        region_pb2.DESCRIPTOR,
+        "RegionAdminService",
+        RegionAdminServicer(app),
+        region_pb2_grpc.add_RegionAdminServiceServicer_to_server,
     )

@@ -43,13 +43,18 @@ class Transform(Protocol):
 
 
 class EncodeTexts:
-    """Into another space: texts are encoded again. sink: whose space and codec they get."""
+    """Into another space: texts are encoded again. sink: whose space and codec they get. way_out:
+    what a person can do where its model cannot be had.
+    """
 
     needs_vectors = False
 
-    def __init__(self, encoders: Encoders, sink: Collection) -> None:
+    def __init__(
+        self, encoders: Encoders, sink: Collection, way_out: str = "give the migration up"
+    ) -> None:
         self._encoders = encoders
         self._sink = sink
+        self._way_out = way_out
 
     async def apply(self, documents: Sequence[StoredDocument]) -> Transformed:
         """See Transform."""
@@ -64,9 +69,7 @@ class EncodeTexts:
             else:
                 done.refused[one.external_id] = "no text of it is kept"
         if texts:
-            encoder = await encoder_of(
-                self._encoders, self._sink, "give the migration up", _ENCODE_S
-            )
+            encoder = await encoder_of(self._encoders, self._sink, self._way_out, _ENCODE_S)
             await self._encode(encoder, readable, texts, done)
         return done
 
@@ -116,12 +119,11 @@ class CopyVectors:
         done = Transformed()
         for one in documents:
             try:
-                vector = self._recoded(one)
+                vector, payload = self._recoded(one), _sound_payload(one)
             except CorruptVector as error:
                 done.refused[one.external_id] = str(error)
                 continue
-            assert one.payload is not None
-            done.records.append(StoreRecord(one.external_id, vector, one.payload, one.version))
+            done.records.append(StoreRecord(one.external_id, vector, payload, one.version))
         return done
 
     def _recoded(self, one: StoredDocument) -> bytes:
@@ -130,6 +132,14 @@ class CopyVectors:
         if self._source.store_dtype is self._sink.store_dtype:
             return one.vector or b""
         return self._sink.codec.encode(vector[np.newaxis, :])[0]
+
+
+def _sound_payload(document: StoredDocument) -> bytes:
+    """Of the document itself: another store may give anything. Raises CorruptVector."""
+    payload = document.payload or b""
+    if payload_from_bytes(payload, document.external_id).id != document.external_id:
+        raise CorruptVector(document.external_id, "its payload is another document's")
+    return payload
 
 
 def stored_text(document: StoredDocument) -> str:

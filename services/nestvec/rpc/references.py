@@ -12,7 +12,14 @@ from nestvec.v1 import coarse_pb2
 
 
 async def named(catalogue: Catalogue, ref: coarse_pb2.CollectionRef) -> Collection:
-    """The generation that `ref` names. Raises NotFound, or SpaceMismatch.
+    """The generation that `ref` names. Raises NotFound, or SpaceMismatch."""
+    collection = await generation_of(catalogue, ref)
+    collection.space.require_same(ref.space.fingerprint, "the call")
+    return collection
+
+
+async def generation_of(catalogue: Catalogue, ref: coarse_pb2.CollectionRef) -> Collection:
+    """As `named`, for whoever has no business with its space. Raises NotFound.
 
     Another process may have dropped the name and created it again since the catalogue was read, so
     another generation at hand is looked up once more before it is refused. One beside it has a name
@@ -32,5 +39,4 @@ async def named(catalogue: Catalogue, ref: coarse_pb2.CollectionRef) -> Collecti
             f"its generation {ref.generation} is not in the catalogue, "
             f"generation {collection.generation} is",
         )
-    collection.space.require_same(ref.space.fingerprint, "the call")
     return collection

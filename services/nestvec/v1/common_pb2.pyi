@@ -82,6 +82,10 @@ class _DegradationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degra
     """The cross-encoder did not fit into the deadline, or failed: hits are in the order before it."""
     DEGRADATION_KIND_TARGET_MISSED: _DegradationKind.ValueType  # 9
     """The deadline was too short for the recall asked for; the best plan that fits it was run."""
+    DEGRADATION_KIND_REGION_STALE: _DegradationKind.ValueType  # 10
+    """A replicated collection may be further behind another region than was asked for, and that
+    region could not be asked.
+    """
 
 class DegradationKind(_DegradationKind, metaclass=_DegradationKindEnumTypeWrapper): ...
 
@@ -104,6 +108,10 @@ DEGRADATION_KIND_CROSS_ENCODER_SKIPPED: DegradationKind.ValueType  # 8
 """The cross-encoder did not fit into the deadline, or failed: hits are in the order before it."""
 DEGRADATION_KIND_TARGET_MISSED: DegradationKind.ValueType  # 9
 """The deadline was too short for the recall asked for; the best plan that fits it was run."""
+DEGRADATION_KIND_REGION_STALE: DegradationKind.ValueType  # 10
+"""A replicated collection may be further behind another region than was asked for, and that
+region could not be asked.
+"""
 Global___DegradationKind: _TypeAlias = DegradationKind  # noqa: Y015
 
 class _Certificate:

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from nestvec.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,68 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RegionPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RegionPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RegionPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REGION_POLICY_UNSPECIFIED: _RegionPolicy.ValueType  # 0
+    REGION_POLICY_LOCAL: _RegionPolicy.ValueType  # 1
+    """This one alone."""
+    REGION_POLICY_LOCAL_FIRST: _RegionPolicy.ValueType  # 2
+    """Others too where this one is not enough: a shard of it did not answer, it has fewer than `k`
+    hits, or the last of them scores below the class's `local_score`.
+    """
+    REGION_POLICY_ALL: _RegionPolicy.ValueType  # 3
+    """All that may hold documents of the collection."""
+
+class RegionPolicy(_RegionPolicy, metaclass=_RegionPolicyEnumTypeWrapper):
+    """Which regions answer a search."""
+
+REGION_POLICY_UNSPECIFIED: RegionPolicy.ValueType  # 0
+REGION_POLICY_LOCAL: RegionPolicy.ValueType  # 1
+"""This one alone."""
+REGION_POLICY_LOCAL_FIRST: RegionPolicy.ValueType  # 2
+"""Others too where this one is not enough: a shard of it did not answer, it has fewer than `k`
+hits, or the last of them scores below the class's `local_score`.
+"""
+REGION_POLICY_ALL: RegionPolicy.ValueType  # 3
+"""All that may hold documents of the collection."""
+Global___RegionPolicy: _TypeAlias = RegionPolicy  # noqa: Y015
+
+class _RegionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RegionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RegionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REGION_STATE_UNSPECIFIED: _RegionState.ValueType  # 0
+    REGION_STATE_ANSWERED: _RegionState.ValueType  # 1
+    REGION_STATE_NOT_ASKED: _RegionState.ValueType  # 2
+    """By the policy, or because what the others said was enough."""
+    REGION_STATE_MISSING: _RegionState.ValueType  # 3
+    """It did not answer in time, or failed."""
+    REGION_STATE_EXCLUDED: _RegionState.ValueType  # 4
+    """What it has cannot be merged with the others: another space, or other dimensions."""
+    REGION_STATE_PREFIXES: _RegionState.ValueType  # 5
+    """It could not be reached: what this region holds of its prefixes answered, in coarse order."""
+
+class RegionState(_RegionState, metaclass=_RegionStateEnumTypeWrapper):
+    """What became of one region in an answer."""
+
+REGION_STATE_UNSPECIFIED: RegionState.ValueType  # 0
+REGION_STATE_ANSWERED: RegionState.ValueType  # 1
+REGION_STATE_NOT_ASKED: RegionState.ValueType  # 2
+"""By the policy, or because what the others said was enough."""
+REGION_STATE_MISSING: RegionState.ValueType  # 3
+"""It did not answer in time, or failed."""
+REGION_STATE_EXCLUDED: RegionState.ValueType  # 4
+"""What it has cannot be merged with the others: another space, or other dimensions."""
+REGION_STATE_PREFIXES: RegionState.ValueType  # 5
+"""It could not be reached: what this region holds of its prefixes answered, in coarse order."""
+Global___RegionState: _TypeAlias = RegionState  # noqa: Y015
 
 @_typing.final
 class QueryVector(_message.Message):
@@ -67,6 +130,8 @@ class SearchOptions(_message.Message):
     TARGET_RECALL_FIELD_NUMBER: _builtins.int
     CROSS_ENCODE_FIELD_NUMBER: _builtins.int
     BOUND_Z_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_S_FIELD_NUMBER: _builtins.int
     search_class: _builtins.str
     """A class from the server's configuration: autocomplete, search, analyst by default. Empty
     means `search`.
@@ -115,6 +180,12 @@ class SearchOptions(_message.Message):
     """How many standard deviations the bounds of the rerank span, 0.5 to 10; 5 unless told. With fewer
     of them fewer full vectors are fetched, and `failure_probability` grows.
     """
+    regions: Global___RegionPolicy.ValueType
+    """Which regions are asked, where the server is one of several. Unset: as the class says."""
+    max_staleness_s: _builtins.float
+    """The most that a replicated collection may be behind other regions, in seconds: where it is
+    further behind, those regions are asked too, and REGION_STALE says which could not be.
+    """
     @_builtins.property
     def filter(self) -> _common_pb2.Filter:
         """Only documents that match may be found."""
@@ -136,10 +207,12 @@ class SearchOptions(_message.Message):
         target_recall: _builtins.float | None = ...,
         cross_encode: _builtins.bool | None = ...,
         bound_z: _builtins.float | None = ...,
+        regions: Global___RegionPolicy.ValueType = ...,
+        max_staleness_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "bound_z", b"bound_z", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "filter", b"filter", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_max_staleness_s", b"_max_staleness_s", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "bound_z", b"bound_z", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "filter", b"filter", "k", b"k", "max_staleness_s", b"max_staleness_s", "min_coverage", b"min_coverage", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "bound_z", b"bound_z", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "exhaustive_rerank", b"exhaustive_rerank", "explain", b"explain", "filter", b"filter", "ids_only", b"ids_only", "k", b"k", "min_coverage", b"min_coverage", "rerank", b"rerank", "search_class", b"search_class", "target_recall", b"target_recall", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z", "_candidates", b"_candidates", "_coarse_dim", b"_coarse_dim", "_cross_encode", b"_cross_encode", "_k", b"_k", "_max_staleness_s", b"_max_staleness_s", "_min_coverage", b"_min_coverage", "_rerank", b"_rerank", "_target_recall", b"_target_recall", "bound_z", b"bound_z", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "exhaustive_rerank", b"exhaustive_rerank", "explain", b"explain", "filter", b"filter", "ids_only", b"ids_only", "k", b"k", "max_staleness_s", b"max_staleness_s", "min_coverage", b"min_coverage", "regions", b"regions", "rerank", b"rerank", "search_class", b"search_class", "target_recall", b"target_recall", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound_z: _TypeAlias = _typing.Literal["bound_z"]  # noqa: Y015
     _WhichOneofArgType__bound_z: _TypeAlias = _typing.Literal["_bound_z", b"_bound_z"]  # noqa: Y015
@@ -151,6 +224,8 @@ class SearchOptions(_message.Message):
     _WhichOneofArgType__cross_encode: _TypeAlias = _typing.Literal["_cross_encode", b"_cross_encode"]  # noqa: Y015
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
+    _WhichOneofReturnType__max_staleness_s: _TypeAlias = _typing.Literal["max_staleness_s"]  # noqa: Y015
+    _WhichOneofArgType__max_staleness_s: _TypeAlias = _typing.Literal["_max_staleness_s", b"_max_staleness_s"]  # noqa: Y015
     _WhichOneofReturnType__min_coverage: _TypeAlias = _typing.Literal["min_coverage"]  # noqa: Y015
     _WhichOneofArgType__min_coverage: _TypeAlias = _typing.Literal["_min_coverage", b"_min_coverage"]  # noqa: Y015
     _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
@@ -167,6 +242,8 @@ class SearchOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cross_encode) -> _WhichOneofReturnType__cross_encode | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_staleness_s) -> _WhichOneofReturnType__max_staleness_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_coverage) -> _WhichOneofReturnType__min_coverage | None: ...
     @_typing.overload
@@ -238,6 +315,7 @@ class Hit(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     CROSS_SCORE_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     score: _builtins.float
     """The cosine at `SearchResponse.scoring_space`."""
@@ -245,6 +323,8 @@ class Hit(_message.Message):
     """Without id, which stands above. Empty with `ids_only`."""
     cross_score: _builtins.float
     """What the cross-encoder gave it, on its own scale; hits that have one come first, in its order."""
+    region: _builtins.str
+    """Where it was found; empty where the collection is not shared between regions."""
     @_builtins.property
     def fields(self) -> _containers.MessageMap[_builtins.str, _common_pb2.FieldValue]: ...
     def __init__(
@@ -255,16 +335,61 @@ class Hit(_message.Message):
         text: _builtins.str = ...,
         fields: _abc.Mapping[_builtins.str, _common_pb2.FieldValue] | None = ...,
         cross_score: _builtins.float | None = ...,
+        region: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cross_score", b"_cross_score", "cross_score", b"cross_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cross_score", b"_cross_score", "cross_score", b"cross_score", "fields", b"fields", "id", b"id", "score", b"score", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cross_score", b"_cross_score", "cross_score", b"cross_score", "fields", b"fields", "id", b"id", "region", b"region", "score", b"score", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cross_score: _TypeAlias = _typing.Literal["cross_score"]  # noqa: Y015
     _WhichOneofArgType__cross_score: _TypeAlias = _typing.Literal["_cross_score", b"_cross_score"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cross_score) -> _WhichOneofReturnType__cross_score | None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
+
+@_typing.final
+class RegionOutcome(_message.Message):
+    """One region's part in an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    SAID_FIELD_NUMBER: _builtins.int
+    MILLISECONDS_FIELD_NUMBER: _builtins.int
+    STALENESS_S_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    state: Global___RegionState.ValueType
+    documents: _builtins.int
+    """Documents that it asked, or where it is missing, was last known to hold."""
+    said: _builtins.str
+    """Why it is missing, excluded or was not asked."""
+    milliseconds: _builtins.float
+    """From asking to its answer; 0 where there is none."""
+    staleness_s: _builtins.float
+    """How far it may be behind the others, in seconds; unset where that is unknown or nothing is
+    replicated.
+    """
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        state: Global___RegionState.ValueType = ...,
+        documents: _builtins.int = ...,
+        said: _builtins.str = ...,
+        milliseconds: _builtins.float = ...,
+        staleness_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_staleness_s", b"_staleness_s", "staleness_s", b"staleness_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_staleness_s", b"_staleness_s", "documents", b"documents", "milliseconds", b"milliseconds", "region", b"region", "said", b"said", "staleness_s", b"staleness_s", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__staleness_s: _TypeAlias = _typing.Literal["staleness_s"]  # noqa: Y015
+    _WhichOneofArgType__staleness_s: _TypeAlias = _typing.Literal["_staleness_s", b"_staleness_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__staleness_s) -> _WhichOneofReturnType__staleness_s | None: ...
+
+Global___RegionOutcome: _TypeAlias = RegionOutcome  # noqa: Y015
 
 @_typing.final
 class StageTiming(_message.Message):
@@ -400,6 +525,7 @@ class SearchResponse(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     CROSS_ENCODER_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     certificate: _common_pb2.Certificate.ValueType
     failure_probability: _builtins.float
     """At most so often is an answer wrong that claims so little: over the random draw that all bounds
@@ -436,6 +562,10 @@ class SearchResponse(_message.Message):
     def plan(self) -> Global___CalibratedPlan:
         """Only with `target_recall`, or where the class is promised one."""
 
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegionOutcome]:
+        """One a region of the map, the server's own first; empty where the collection is not shared."""
+
     def __init__(
         self,
         *,
@@ -451,10 +581,11 @@ class SearchResponse(_message.Message):
         explanation: Global___Explanation | None = ...,
         plan: Global___CalibratedPlan | None = ...,
         cross_encoder: _builtins.str = ...,
+        regions: _abc.Iterable[Global___RegionOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coarse_space", b"coarse_space", "coverage", b"coverage", "explanation", b"explanation", "plan", b"plan", "scoring_space", b"scoring_space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "coarse_space", b"coarse_space", "coverage", b"coverage", "cross_encoder", b"cross_encoder", "degradations", b"degradations", "explanation", b"explanation", "failure_probability", b"failure_probability", "generation", b"generation", "hits", b"hits", "plan", b"plan", "scoring_space", b"scoring_space", "search_class", b"search_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "coarse_space", b"coarse_space", "coverage", b"coverage", "cross_encoder", b"cross_encoder", "degradations", b"degradations", "explanation", b"explanation", "failure_probability", b"failure_probability", "generation", b"generation", "hits", b"hits", "plan", b"plan", "regions", b"regions", "scoring_space", b"scoring_space", "search_class", b"search_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

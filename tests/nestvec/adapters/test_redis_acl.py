@@ -112,6 +112,7 @@ async def move(store: RedisStore, docs: Collection) -> None:
     assert sorted(live) == sorted(NAMES[5:])
     assert not set(live) & set(buried)
     await store.versions(docs, NAMES)
+    await store.deletions(docs, NAMES)
     await store.live_documents(docs, await store.find(docs, NAMES[5:9]), True)
     await store.put_newer(beside, some_records(NAMES))
     begun = Migration(

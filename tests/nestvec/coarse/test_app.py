@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nestvec.adapters.memory_index import NumpyFactory
+from nestvec.admin.tiers import drawn
 from nestvec.coarse import app as app_module
 from nestvec.coarse import upkeep as upkeep_module
 from nestvec.coarse.app import CoarseApp
@@ -159,9 +160,14 @@ async def test_an_open_that_fails_may_be_tried_again(app: CoarseApp, store: Faul
     assert await app.open(docs) == 20
 
 
-async def test_a_missing_rotation_is_not_found(app: CoarseApp, store: FaultyStore) -> None:
-    docs = await store.create_collection(a_collection(), {})
-    with pytest.raises(NotFound, match="rotation:16"):
+@pytest.mark.parametrize("missing", ["rotation:16", "dither:16"])
+async def test_a_missing_draw_is_not_found(
+    app: CoarseApp, store: FaultyStore, missing: str
+) -> None:
+    assets = drawn(a_collection(), (16,))
+    del assets[missing]
+    docs = await store.create_collection(a_collection(), assets)
+    with pytest.raises(NotFound, match=missing):
         await app.open(docs)
 
 

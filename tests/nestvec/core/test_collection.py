@@ -14,7 +14,9 @@ from nestvec.core.collection import Collection, check_name, new_identity
 from nestvec.core.errors import ConfigError, DegenerateVector, InvalidRequest, TierNotTrained
 from nestvec.core.fields import FieldSchema, FieldType
 from nestvec.core.placement import MAX_PARTITIONS
+from nestvec.core.prefix_copy import PrefixCopy
 from nestvec.core.space import Space
+from nestvec.core.tier_rows import RowCodec
 from nestvec.core.tiers import truncate
 from tests.nestvec.core.synthetic import mrl_like
 
@@ -227,12 +229,30 @@ def test_records_are_pinned() -> None:
         "evidence": {"budget": None, "measured": [], "override": ""},
         "model": None,
         "calibration": None,
+        "prefixes": None,
     }
+
+
+def test_the_record_of_a_copy_of_prefixes_is_pinned_and_survives() -> None:
+    made = PrefixCopy("us", "edge", 3, "ab12", 8, "0123456789abcdef")
+    copy = replace(EDGE, name="edge~us", tiers=(8,), prefixes=made)
+    record = copy.to_dict()
+    assert (record["name"], record["tiers"]) == ("edge~us", [8])
+    assert record["prefixes"] == {
+        "region": "us",
+        "collection": "edge",
+        "generation": 3,
+        "identity": "ab12",
+        "dim": 8,
+        "draw": "0123456789abcdef",
+    }
+    assert Collection.from_dict(json.loads(json.dumps(record))) == copy
+    assert copy.rows == RowCodec(8, 8, "0123456789abcdef")
 
 
 def test_records_of_before_there_were_fields_are_read() -> None:
     record = EDGE.to_dict()
-    for name in ("fields", "identity", "restoring", "coarse_code", "evidence"):
+    for name in ("fields", "identity", "restoring", "coarse_code", "evidence", "prefixes"):
         del record[name]
     assert Collection.from_dict(record) == EDGE
 

@@ -252,6 +252,19 @@ def test_preparing_leaves_its_source_alone(space: Space) -> None:
 # --- accept_vectors -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dim", [8, 768, 4096])
+def test_what_was_accepted_once_is_accepted_again_to_the_last_bit(dim: int) -> None:
+    space = Space("long", dim, trained_dims=(dim,))
+    vectors = mrl_like(200, dim, seed=21)
+    assert accept_vectors(vectors, space).tolist() == vectors.tolist()
+    lengths = np.linspace(0.991, 1.009, 200, dtype=np.float32)[:, None]
+    once = accept_vectors(vectors * lengths, space)
+    assert accept_vectors(once, space).tolist() == once.tolist()
+    assert np.linalg.norm(once.astype(np.float64), axis=1) == pytest.approx(1.0, abs=1e-6)
+    # Whatever stands beside it.
+    assert accept_vectors(once[:1], space).tolist() == once[:1].tolist()
+
+
 @given(st.integers(0, 2**32), st.floats(-0.009, 0.009))
 def test_rounding_is_mended(seed: int, error: float) -> None:
     vectors = mrl_like(3, 8, seed)

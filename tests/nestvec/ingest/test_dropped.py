@@ -94,9 +94,11 @@ async def test_a_stream_into_a_collection_that_is_dropped_ends_and_leaves_nothin
 
 async def test_a_drop_in_the_middle_of_a_write_is_noticed_after_it(desk: Desk) -> None:
     class Dropping(FlakyStore):
-        async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]:
+        async def put_newer(
+            self, collection: Collection, records: Sequence[StoreRecord]
+        ) -> list[Placed]:
             await self.drop_collection(collection)
-            return await super().put(collection, records)
+            return await super().put_newer(collection, records)
 
     async with open_desk(Dropping(), options=PATIENT, tidying=False) as unlucky:
         with pytest.raises(NotFound, match="dropped"):

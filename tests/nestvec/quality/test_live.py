@@ -202,10 +202,10 @@ async def watched(
             await shard.settle(collection)
         live = LiveRecall(
             store,
-            opened.query._shards,
+            opened.query.own.shards,
             LiveRecallOptions(cpu_share=1.0, batch=1000, targets={"deep": TARGET}),
         )
-        opened.query._sampler = AnswerSampler(1.0, live.take, live.pass_over)
+        opened.query.own.sampler = AnswerSampler(1.0, live.take, live.pass_over)
         live.marks.before(collection, 0.0)
         await live.marks.refresh()
         try:
@@ -437,10 +437,10 @@ async def test_it_measures_by_itself_and_stops() -> None:
     async with small() as one:
         live = LiveRecall(
             one.live._store,
-            one.rooms.query._shards,
+            one.rooms.query.own.shards,
             LiveRecallOptions(cpu_share=1.0, batch=10, every_s=0.01),
         )
-        one.rooms.query._sampler = AnswerSampler(1.0, live.take, live.pass_over)
+        one.rooms.query.own.sampler = AnswerSampler(1.0, live.take, live.pass_over)
         live.start()
         try:
 
@@ -458,8 +458,8 @@ async def test_a_pass_that_has_used_its_share_is_given_up_at_once() -> None:
     async with small() as one:
         # What a millisecond of work owes is a quarter of an hour.
         options = LiveRecallOptions(cpu_share=1e-6, batch=1)
-        live = LiveRecall(one.live._store, one.rooms.query._shards, options)
-        one.rooms.query._sampler = AnswerSampler(1.0, live.take, live.pass_over)
+        live = LiveRecall(one.live._store, one.rooms.query.own.shards, options)
+        one.rooms.query.own.sampler = AnswerSampler(1.0, live.take, live.pass_over)
         live.start()
 
         async def under_way() -> bool:

@@ -33,7 +33,7 @@ from nestvec.core.ports import CoarseQuery, StoreRecord
 from nestvec.core.scoring import exact_top
 from nestvec.core.space import Role
 from nestvec.core.watermark import Watermark
-from nestvec.query import app as app_module
+from nestvec.query import own_search
 from nestvec.query.answer import Answer, fill_in
 from nestvec.query.app import Vectors
 from nestvec.query.plan import Limits, SearchClass, SearchOptions
@@ -78,8 +78,8 @@ async def rooms(store: FaultyStore) -> AsyncIterator[Rooms]:
 @pytest.fixture
 def long_promises(monkeypatch: pytest.MonkeyPatch) -> None:
     """What later stages are promised is enough on the busiest machine."""
-    monkeypatch.setattr(app_module, "_KEEP_FOR_RERANK_S", 0.3)
-    monkeypatch.setattr(app_module, "_KEEP_FOR_PAYLOAD_S", 0.4)
+    monkeypatch.setattr(own_search, "_KEEP_FOR_RERANK_S", 0.3)
+    monkeypatch.setattr(own_search, "_KEEP_FOR_PAYLOAD_S", 0.4)
 
 
 def kinds(answer: Answer) -> list[DegradationKind]:
@@ -169,7 +169,7 @@ async def test_a_document_that_is_found_under_two_ids_certifies_nothing(rooms: R
     assert answer.certificate is Certificate.COLLECTION
     assert answer.failure_probability > 0.0
     twice = [hit.document for hit in answer.hits for _ in range(2)][:3]
-    fill_in(answer, twice, np.array([0.9, 0.8, 0.7], np.float32))
+    fill_in(answer, np.arange(3), twice, np.array([0.9, 0.8, 0.7], np.float32))
     assert ids_of(answer) == [twice[0].id, twice[2].id]
     assert (answer.certificate, answer.failure_probability) == (Certificate.NONE, 0.0)
 

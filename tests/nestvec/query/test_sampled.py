@@ -17,7 +17,7 @@ from tests.support.rooms import FaultyShard, Rooms, open_rooms, raising
 def sampling(rooms: Rooms, share: float = 1.0, draw: float = 0.5) -> list[SampledAnswer]:
     """From now on; those that are taken."""
     taken: list[SampledAnswer] = []
-    rooms.query._sampler = AnswerSampler(share, taken.append, lambda _: None, lambda: draw)
+    rooms.query.own.sampler = AnswerSampler(share, taken.append, lambda _: None, lambda: draw)
     return taken
 
 

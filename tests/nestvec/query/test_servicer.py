@@ -12,11 +12,12 @@ from prometheus_client import REGISTRY
 
 from nestvec.core.codec import floats_from_bytes
 from nestvec.core.document import Document
-from nestvec.core.errors import StoreUnavailable
+from nestvec.core.errors import InvalidRequest, StoreUnavailable
 from nestvec.core.space import Role
 from nestvec.query import servicer as query_servicer
 from nestvec.rpc.server import Server, ServerLimits
 from nestvec.v1 import common_pb2, query_pb2, query_pb2_grpc
+from tests.support.region_rooms import open_regions
 from tests.support.rooms import (
     PATIENT_S,
     FaultyStore,
@@ -229,3 +230,50 @@ async def test_the_tier_is_on_the_log_line_and_the_counter_and_the_text_is_on_ne
     assert line["collection"] == "docs"
     assert line["coverage"] == 1.0
     assert "secret" not in str(log.lines)
+
+
+async def test_every_region_and_where_each_hit_was_found_are_on_the_wire(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = SpyLog()
+    monkeypatch.setattr(query_servicer, "_log", log)
+    async with open_regions(names=("eu", "us")) as regions:
+        for name, one in regions.items():
+            await one.add(Document(f"of-{name}", f"a text of {name}"))
+        eu = regions["eu"]
+        servicer = query_servicer.QueryServicer(eu.rooms.query, eu.rooms.documents, 10.0)
+        options = Options(search_class="search", regions=query_pb2.REGION_POLICY_ALL, k=2)
+        request = query_pb2.SearchRequest(collection="docs", text="a text", options=options)
+        response = await servicer.Search(request, Context())  # type: ignore[arg-type]
+        assert {hit.id: hit.region for hit in response.hits} == {"of-eu": "eu", "of-us": "us"}
+        assert [(one.region, one.state, one.documents) for one in response.regions] == [
+            ("eu", query_pb2.REGION_STATE_ANSWERED, 1),
+            ("us", query_pb2.REGION_STATE_ANSWERED, 1),
+        ]
+        assert not response.regions[1].HasField("staleness_s")
+        options.regions = query_pb2.REGION_POLICY_LOCAL
+        options.ids_only = True
+        request.options.CopyFrom(options)
+        alone = await servicer.Search(request, Context())  # type: ignore[arg-type]
+        assert [(hit.id, hit.text, hit.region) for hit in alone.hits] == [("of-eu", "", "eu")]
+        assert alone.regions[1].state == query_pb2.REGION_STATE_NOT_ASKED
+        request.options.regions = 77  # type: ignore[assignment]
+        with pytest.raises(InvalidRequest, match="77 is none that this server knows: LOCAL"):
+            await servicer.Search(request, Context())  # type: ignore[arg-type]
+
+        async def logged() -> bool:
+            return len(log.named("search.completed")) == 2
+
+        await eventually(logged)
+    lines = log.named("search.completed")
+    assert [line["regions"] for line in lines] == [
+        {"eu": "answered", "us": "answered"},
+        {"eu": "answered", "us": "not_asked"},
+    ]
+
+
+class Context:
+    """Of a call that brings no deadline."""
+
+    def time_remaining(self) -> None:
+        return None

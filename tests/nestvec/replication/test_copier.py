@@ -21,7 +21,8 @@ from nestvec.core.ports import StoreDeletion, StoreRecord
 from nestvec.core.space import Role, Space
 from nestvec.encoder.app import EncoderApp
 from nestvec.encoders import FixedEncoders
-from nestvec.replication.copier import Copier, End, SinkEnd
+from nestvec.replication.copier import Copier
+from nestvec.replication.copy_ends import End, SinkEnd
 from nestvec.replication.pace import Pace
 from nestvec.replication.transform import CopyVectors, EncodeTexts
 from tests.nestvec.core.synthetic import mrl_like
