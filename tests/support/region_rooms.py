@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Floats
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
 from nestvec.core.fields import FieldSchema
 from nestvec.core.ports import (
+    EmbeddingModel,
     PrefixCopies,
     RegionAnswer,
     RegionHits,
@@ -162,7 +162,7 @@ async def open_regions(
     rules: RegionRules | None = None,
     prefixes: PrefixCopies | None = None,
     classes: Sequence[SearchClass] = REGION_CLASSES,
-    models: Mapping[str, HashModel] | None = None,
+    models: Mapping[str, EmbeddingModel] | None = None,
     **rooms: Any,
 ) -> AsyncIterator[dict[str, RegionRooms]]:
     """By name, with an empty collection `docs` each. prefixes: of the first region. models: of

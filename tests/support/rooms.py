@@ -31,6 +31,7 @@ from nestvec.core.ports import (
     CoarseQuery,
     CoarseSearcher,
     Deleted,
+    EmbeddingModel,
     Encoder,
     FixedShards,
     LogBatch,
@@ -206,7 +207,7 @@ def ids_of(answer: Answer) -> list[str]:
 async def open_rooms(
     store: VectorStore | None = None,
     shards: int = 1,
-    model: HashModel | None = None,
+    model: EmbeddingModel | None = None,
     factory: CoarseIndexFactory | None = None,
     classes: Sequence[SearchClass] = CLASSES,
     limits: Limits | None = None,

@@ -11,14 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nestvec.adapters.models import load_model
 from nestvec.core.certificate import Certificate
 from nestvec.core.document import Document
 from nestvec.core.fields import FieldSchema, FieldType
 from nestvec.core.filter_text import parse_filter
-from nestvec.core.regions import Sharing
+from nestvec.core.regions import RegionPolicy, Sharing
 from nestvec.ingest.batch import Item
+from nestvec.quality.golden import load_golden
 from nestvec.query.answer import Answer
 from nestvec.query.other_regions import RegionRules
+from nestvec.query.plan import SearchClass
+from tests.support.golden_sets import real_golden
 from tests.support.long_runs import LONG
 from tests.support.region_rooms import NAMES, REGION_CLASSES, RegionRooms, open_regions
 from tests.support.rooms import Rooms, ids_of, open_rooms
@@ -208,3 +212,29 @@ async def test_a_new_copy_elsewhere_is_taken_from_there(
 async def replicated() -> Any:
     async with open_regions(Sharing.REPLICATED, names=("eu", "us")) as opened:
         yield opened
+
+
+@pytest.mark.golden
+async def test_a_golden_set_over_three_regions_answers_as_in_one() -> None:
+    golden = load_golden(real_golden("cranfield"))
+    model = load_model("default")
+    classes = tuple(
+        SearchClass(name, 256, k=10, candidates=candidates, rerank=True, regions=RegionPolicy.ALL)
+        for name, candidates in (("search", 200), ("all", 2000))
+    )
+    everything = [Document(name, text) for name, text in golden.documents.items() if text.strip()]
+    queries = list(golden.queries.values())[:: 1 if LONG else 6]
+    async with (
+        open_regions(classes=classes, models=dict.fromkeys(NAMES, model)) as regions,
+        open_rooms(classes=classes, model=model) as alone,
+    ):
+        await alone.create()
+        await alone.add(*everything)
+        for number, one in enumerate(regions.values()):
+            await one.add(*everything[number :: len(regions)])
+        for query in queries:
+            for name in ("search", "all"):
+                found = await regions["eu"].ask(query, search_class=name)
+                wanted = await alone.ask(query, search_class=name)
+                assert told(found) == told(wanted)
+                assert found.coverage.fraction == 1.0
