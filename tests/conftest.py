@@ -14,7 +14,7 @@ __all__ = ["collection_name", "engine", "ray_session"]
 # Under CI, hypothesis loads its own profile: the same examples every time, and no deadline.
 # Where a test does not say how many examples it takes, fewer than hypothesis would: there are
 # hundreds of them. `make soak` and NESTVEC_FAULT_LONG=1 take them all.
-_EXAMPLES = 100 if LONG else 40
+_EXAMPLES = 100 if LONG else 20
 _BASE = settings.get_profile("ci" if "CI" in os.environ else "default")
 settings.register_profile("patient", _BASE, deadline=None, max_examples=_EXAMPLES)
 settings.load_profile("patient")

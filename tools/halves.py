@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SECOND = ("tests/fault", "tests/nestvec_cluster")
+SECOND = ("tests/contract", "tests/examples", "tests/fault", "tests/helm", "tests/nestvec_cluster")
 NOTHING_SELECTED = 5
 
 

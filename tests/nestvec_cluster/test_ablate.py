@@ -14,6 +14,7 @@ import pytest
 from tests.nestvec_cluster.test_evaluate import check_lane
 from tests.support.cli import Nestvec, run_cli
 from tests.support.golden_sets import a_golden, real_golden
+from tests.support.long_runs import takes_long
 
 QUICK = ("--latency-queries", "5")
 
@@ -199,6 +200,7 @@ def test_without_judgments_no_code_serves_on_top_of_a_cut(tmp_path: Path) -> Non
     assert report["full"]["ndcg_at_10"] == 1.0
 
 
+@takes_long
 @pytest.mark.golden
 @pytest.mark.slow
 @pytest.mark.timeout(600)

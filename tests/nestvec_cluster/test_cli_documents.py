@@ -405,8 +405,17 @@ def test_search_as_json_has_everything_the_answer_admits(nestvec: Nestvec, fille
         "explanation",
         "cross_encoder",
         "plan",
+        "regions",
+        "missing_regions",
     }
-    assert data["hits"][0].keys() == {"id", "score", "text", "fields"}
+    assert data["hits"][0].keys() == {
+        "id",
+        "score",
+        "text",
+        "fields",
+        "cross_score",
+        "region",
+    }
     assert data["hits"][0]["id"] == "cat"
     assert data["hits"][0]["fields"] == {"legs": 4, "tame": True}
     assert (data["search_class"], data["coarse"]["dim"], len(data["hits"])) == ("analyst", 128, 2)

@@ -184,6 +184,7 @@ def test_sigterm_drains_and_ray_starts_it_again(cluster: RaySession) -> None:
     assert victim not in actors(cluster, "CoarseWorker")
 
 
+@takes_long
 def test_scale_adds_and_the_file_takes_away(cluster: RaySession) -> None:
     ran = cluster.run("scale", "docs", "3")
     assert ran.code == 0, ran.err
@@ -234,6 +235,7 @@ def test_changed_settings_are_a_rolling_restart(cluster: RaySession) -> None:
     assert all_ready(cluster)
 
 
+@takes_long
 def test_a_gcs_that_is_killed_under_load_is_started_again(cluster: RaySession) -> None:
     before = cluster.state
     assert before.gcs is not None

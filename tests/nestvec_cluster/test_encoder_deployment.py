@@ -223,6 +223,7 @@ async def test_gpus_that_are_not_there_are_refused(driver: Driver) -> None:
         await driver.acall("deploy_encoder", driver.plan(1, 1, num_gpus=1.0))
 
 
+@takes_long
 async def test_removing_leaves_nothing_and_may_be_repeated(driver: Driver) -> None:
     slots = await driver.acall("deploy_encoder", driver.plan(1, 1))
     assert len(slots) == 1

@@ -139,7 +139,7 @@ def test_a_query_that_no_model_can_encode_is_named(tmp_path: Path) -> None:
     [
         pytest.param("cranfield", marks=takes_long),
         pytest.param("scifact", marks=takes_long),
-        "stackfaq",
+        pytest.param("stackfaq", marks=takes_long),
         pytest.param("banking77", marks=takes_long),
     ],
 )

@@ -55,6 +55,7 @@ def test_the_default_model_is_matryoshka_at_its_tiers(tmp_path: Path) -> None:
     assert served.space == load_model("default").space
 
 
+@takes_long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_real_transformer_that_is_not_matryoshka_is_told(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from nestvec.config import ClusterSection, StoreSection
 from nestvec.core.errors import NestvecError
 from nestvec.core.members import Assignment, Layout
 from nestvec_cluster.resharding import Resharding
+from tests.support.long_runs import takes_long
 from tests.support.worker_processes import CLUSTER, WorkerProcesses
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -214,6 +215,7 @@ def answers(client: NestvecClient) -> list[list[tuple[str, float]]]:
     ]
 
 
+@takes_long
 def test_a_collection_moves_from_two_shards_to_three_under_load(tmp_path: Path) -> None:
     two, three = Layout("docs", 2), Layout("docs", 3)
     with ExitStack() as stack:

@@ -22,6 +22,7 @@ from nestvec.core.errors import ConfigError, CorruptVector, InvalidRequest, Stor
 from nestvec.core.placement import partition_of, split_id
 from nestvec.core.ports import StoreDeletion
 from nestvec.core.watermark import follows
+from tests.support.long_runs import takes_long
 from tests.support.stores import (
     TIMEOUT_S,
     a_collection,
@@ -121,6 +122,7 @@ async def test_a_killed_server_makes_every_operation_unavailable(
     await assert_all_unavailable(store, docs, "cannot be reached")
 
 
+@takes_long
 async def test_a_stopped_server_makes_every_operation_unavailable_in_bounded_time(
     server: EmbeddedValkey, store: RedisStore, docs: Collection
 ) -> None:

@@ -22,6 +22,7 @@ from nestvec.core.errors import DegenerateVector
 from nestvec.core.ports import CoarseHits, CoarseIndexFactory
 from nestvec.core.scoring import exact_scores
 from tests.nestvec.core.synthetic import as_stored, mrl_like, unit
+from tests.support.long_runs import LONG
 from tests.support.rooms import a_sketch
 
 FULL, HEAD = 24, 8
@@ -167,7 +168,7 @@ def make(oracle: Oracle, change: tuple[str, int, int]) -> None:
             oracle.tier.compact(idle=True)
 
 
-@settings(max_examples=120)
+@settings(max_examples=120 if LONG else 30)
 @given(factories, st.sampled_from([FEW, MANY]), changes())
 def test_any_sequence_of_changes_leaves_what_a_dict_would_hold(
     factory: CoarseIndexFactory, pool: Floats, sequence: list[tuple[str, int, int]]
@@ -179,7 +180,7 @@ def test_any_sequence_of_changes_leaves_what_a_dict_would_hold(
     oracle.check()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60 if LONG else 20)
 @given(changes())
 def test_idle_compaction_ends_in_one_segment_without_deleted_rows(
     sequence: list[tuple[str, int, int]],
@@ -198,7 +199,7 @@ def test_idle_compaction_ends_in_one_segment_without_deleted_rows(
         assert status.deleted <= tier_module._DEAD_SHARE * max(status.documents, 1) * 1.25
 
 
-@settings(max_examples=30)
+@settings(max_examples=30 if LONG else 10)
 @given(st.lists(st.integers(1, 20), max_size=40))
 def test_without_a_pause_compaction_comes_to_rest_and_segments_stay_few(sizes: list[int]) -> None:
     oracle = Oracle(NumpyFactory())
@@ -268,7 +269,7 @@ class GatedFactory(NumpyFactory):
         return super().build(prefixes)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60 if LONG else 20)
 @given(changes(6), changes(6), changes(3), st.booleans())
 def test_changes_during_a_merge_are_neither_lost_nor_undone(
     before: list[tuple[str, int, int]],

@@ -139,6 +139,7 @@ def test_degradations_keep_their_names() -> None:
         "payload_missing",
         "cross_encoder_skipped",
         "target_missed",
+        "region_stale",
     ]
     degradation = Degradation(DegradationKind.SHARD_MISSING, "shard 3: no answer in 50 ms")
     assert degradation.kind == "shard_missing"

@@ -26,6 +26,7 @@ from nestvec.fanout.replicated_shard import ReplicatedShard
 from nestvec.rpc.server import Server, ServerLimits
 from tests.nestvec.core.synthetic import mrl_like
 from tests.support.faults import PATIENT_S, eventually
+from tests.support.long_runs import takes_long
 from tests.support.relay import Relay
 from tests.support.replicas import WrittenViews, a_worker
 from tests.support.rooms import FaultyStore, a_collection, created, written
@@ -221,6 +222,7 @@ async def test_a_wrong_request_is_refused_by_the_first_that_reads_it(workers: Wo
     assert workers.counts.retries == 0
 
 
+@takes_long
 async def test_calls_that_lost_are_cancelled_at_the_worker_too(workers: Workers) -> None:
     relay = workers.through(0)
     workers.show(workers.member(0), workers.member(1))

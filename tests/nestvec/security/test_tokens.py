@@ -23,13 +23,17 @@ from nestvec.security.settings import TokensSection
 from nestvec.security.tokens import TokenVerifier
 from tests.support.tokens import AUDIENCE, Issuer
 
-NOW = int(time.time())
 SECRET = "a secret of more than thirty-two bytes"
 
 
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
     return Issuer(tmp_path_factory.mktemp("tokens"))
+
+
+def now() -> int:
+    """Seconds since 1970, when the test runs: it may be collected long before."""
+    return int(time.time())
 
 
 def verifier(*files: Path, clock: Callable[[], float] = time.time, **more: Any) -> TokenVerifier:
@@ -49,9 +53,9 @@ def test_a_token_names_its_subject_and_its_claims(issuer: Issuer) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Issuer], str], str]] = {
-    "expired": (lambda one: one.token(exp=NOW - 10), "expired"),
-    "not yet": (lambda one: one.token(nbf=NOW + 1000), "does not hold yet"),
-    "issued later": (lambda one: one.token(iat=NOW + 1000), "does not hold yet"),
+    "expired": (lambda one: one.token(exp=now() - 10), "expired"),
+    "not yet": (lambda one: one.token(nbf=now() + 1000), "does not hold yet"),
+    "issued later": (lambda one: one.token(iat=now() + 1000), "does not hold yet"),
     "wrong audience": (lambda one: one.token(aud="else"), "another audience"),
     "no audience": (lambda one: one.token(aud=None), "no aud"),
     "wrong issuer": (lambda one: one.token(iss="else"), "another issuer"),
@@ -87,9 +91,9 @@ def test_another_issuers_token_is_refused(issuer: Issuer, tmp_path: Path) -> Non
 def test_a_verified_token_is_kept_until_it_expires(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now_s = [float(NOW)]
+    now_s = [time.time()]
     tokens = verifier(issuer.key_file, clock=lambda: now_s[0])
-    token = issuer.token(exp=NOW + 500)
+    token = issuer.token(exp=now() + 500)
     first = tokens.identity(token)
     monkeypatch.setattr(jwt, "decode", lambda *_: pytest.fail("verified a second time"))
     assert tokens.identity(token) is first
@@ -125,7 +129,7 @@ def test_a_key_sets_other_entries_are_passed_over(issuer: Issuer, tmp_path: Path
 
 
 def test_other_algorithms(tmp_path: Path) -> None:
-    claims = {"sub": "bob", "aud": AUDIENCE, "exp": NOW + 900}
+    claims = {"sub": "bob", "aud": AUDIENCE, "exp": now() + 900}
     for name, key in (
         ("RS256", rsa.generate_private_key(65537, 2048)),
         ("EdDSA", ed25519.Ed25519PrivateKey.generate()),
