@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
-from nestvec.core.ports import StoredVersion
 from nestvec.core.region_reports import RegionDifference
+from nestvec.replication.copy_ends import VersionReader
 from nestvec.replication.neighbours import RegionSource
 
 # What differs is looked at again after each of these: it may just be on its way.
@@ -24,18 +23,6 @@ _EXAMPLES = 10
 
 # Versions of one id here and there; None where there is none.
 Pair = tuple[int | None, int | None]
-
-
-class VersionReader(Protocol):
-    """A part of VectorStore, and of RegionSource."""
-
-    def entries(
-        self, collection: Collection, partition: int
-    ) -> AsyncIterator[list[StoredVersion]]: ...
-
-    async def versions(
-        self, collection: Collection, external_ids: Sequence[str]
-    ) -> list[StoredVersion | None]: ...
 
 
 @dataclass(slots=True)

@@ -23,7 +23,19 @@ from nestvec.core.ports import (
 Peek = Callable[[Collection, Ids], Awaitable[list[StoredVersion | None]]]
 
 
-class CopySource(Protocol):
+class VersionReader(Protocol):
+    """What a collection holds, by ids and versions. A part of VectorStore, and of RegionSource."""
+
+    def entries(
+        self, collection: Collection, partition: int
+    ) -> AsyncIterator[list[StoredVersion]]: ...
+
+    async def versions(
+        self, collection: Collection, external_ids: Sequence[str]
+    ) -> list[StoredVersion | None]: ...
+
+
+class CopySource(VersionReader, Protocol):
     """What a copier asks of the store that it reads. A part of VectorStore."""
 
     async def positions(self, collection: Collection, partitions: range) -> dict[int, int]: ...
@@ -32,33 +44,17 @@ class CopySource(Protocol):
         self, collection: Collection, after: Mapping[int, int], limit: int
     ) -> list[LogBatch]: ...
 
-    def entries(
-        self, collection: Collection, partition: int
-    ) -> AsyncIterator[list[StoredVersion]]: ...
-
     def tombstones(
         self, collection: Collection, partition: int
     ) -> AsyncIterator[list[tuple[str, int]]]: ...
-
-    async def versions(
-        self, collection: Collection, external_ids: Sequence[str]
-    ) -> list[StoredVersion | None]: ...
 
     async def live_documents(
         self, collection: Collection, ids: Ids, with_vectors: bool
     ) -> list[StoredDocument | None]: ...
 
 
-class CopySink(Protocol):
+class CopySink(VersionReader, Protocol):
     """What a copier asks of the store that it fills. A part of VectorStore."""
-
-    def entries(
-        self, collection: Collection, partition: int
-    ) -> AsyncIterator[list[StoredVersion]]: ...
-
-    async def versions(
-        self, collection: Collection, external_ids: Sequence[str]
-    ) -> list[StoredVersion | None]: ...
 
     async def put(self, collection: Collection, records: Sequence[StoreRecord]) -> list[Placed]: ...
 

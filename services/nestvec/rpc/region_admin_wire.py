@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nestvec.core.region_reports import RegionDifference, RegionStatus, ReplicationStatus
-from nestvec.rpc.region_wire import held_from_wire, held_to_wire
+from nestvec.rpc.region_wire import (
+    held_from_wire,
+    held_to_wire,
+    staleness_from_wire,
+    staleness_to_wire,
+)
 from nestvec.v1 import region_pb2
-
-# Of a staleness that is not known.
-_UNKNOWN = -1.0
 
 
 def statuses_to_wire(statuses: Sequence[RegionStatus]) -> list[region_pb2.RegionStatus]:
@@ -52,7 +54,7 @@ def _way_to_wire(one: ReplicationStatus) -> region_pb2.ReplicationStatus:
     return region_pb2.ReplicationStatus(
         collection=one.collection,
         lag=one.lag,
-        staleness_s=_UNKNOWN if one.staleness_s is None else one.staleness_s,
+        staleness_s=staleness_to_wire(one.staleness_s),
         refused=one.refused,
         said=one.said,
         prefix_dim=one.prefix_dim,
@@ -64,7 +66,7 @@ def _way_from_wire(one: region_pb2.ReplicationStatus) -> ReplicationStatus:
     return ReplicationStatus(
         collection=one.collection,
         lag=one.lag,
-        staleness_s=None if one.staleness_s < 0 else one.staleness_s,
+        staleness_s=staleness_from_wire(one.staleness_s),
         refused=one.refused,
         said=one.said,
         prefix_dim=one.prefix_dim,

@@ -167,8 +167,18 @@ def answer_to_wire(answer: RegionAnswer) -> region_pb2.SearchRegionResponse:
         coverage=coverage_to_wire(answer.coverage),
         hits=[region_hits_to_wire(hits) for hits in answer.hits],
         milliseconds=answer.seconds * 1e3,
-        staleness_s=-1.0 if answer.staleness_s is None else answer.staleness_s,
+        staleness_s=staleness_to_wire(answer.staleness_s),
     )
+
+
+def staleness_to_wire(seconds: float | None) -> float:
+    """Negative where it is not known."""
+    return -1.0 if seconds is None else seconds
+
+
+def staleness_from_wire(seconds: float) -> float | None:
+    """Reverse of `staleness_to_wire`."""
+    return None if seconds < 0.0 else seconds
 
 
 def region_hits_to_wire(hits: RegionHits) -> region_pb2.RegionHits:
@@ -223,7 +233,7 @@ def answer_from_wire(
         nonsense(region, f"scores of {space.dim} dimensions in space {space.fingerprint!r}")
     if not all(map(math.isfinite, way)) or message.milliseconds < 0.0:
         nonsense(region, f"it took {way[0]} ms, and is {way[1]} s behind")
-    staleness_s = None if message.staleness_s < 0.0 else message.staleness_s
+    staleness_s = staleness_from_wire(message.staleness_s)
     return RegionAnswer(
         region=region,
         generation=message.generation,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from nestvec.replication.copy_ends import End, SinkEnd
 from nestvec.replication.pace import Pace
 from nestvec.replication.transform import CopyVectors, EncodeTexts
 from tests.nestvec.core.synthetic import mrl_like
+from tests.support.prefix_copies import Positions
 
 PARTITIONS = 4
 OLD = Space("old", 16, weights="1", trained_dims=(8, 16))
@@ -53,19 +54,6 @@ class BrittleEncoder:
         return await self._app.encode(texts, role, timeout_s)
 
 
-class MemoryKeeper:
-    """Positions that outlive a copier."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, int] = {}
-
-    async def load(self) -> dict[str, int]:
-        return dict(self.kept)
-
-    async def save(self, numbers: Mapping[str, int]) -> None:
-        self.kept.update(numbers)
-
-
 @dataclass
 class Pair:
     """Two collections of one name, in one store."""
@@ -74,8 +62,8 @@ class Pair:
     source: Collection
     sink: Collection
     encoder: BrittleEncoder
-    keeper: MemoryKeeper = field(default_factory=MemoryKeeper)
-    back: MemoryKeeper = field(default_factory=MemoryKeeper)
+    keeper: Positions = field(default_factory=Positions)
+    back: Positions = field(default_factory=Positions)
     version: int = 100
 
     async def write(self, *names: str, text: str = "", version: int = 0) -> None:
@@ -382,7 +370,7 @@ async def test_vectors_are_copied_as_they_are_within_a_space() -> None:
         End(source, ours),
         SinkEnd(sink, theirs),
         CopyVectors(source, sink),
-        MemoryKeeper(),
+        Positions(),
         Pace(),
         alone=False,
     )
