@@ -18,7 +18,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,16 +87,7 @@ def main(
 
 def across(texts: Sequence[str], asked: list[str], rounds: int, cut_s: float) -> dict[str, Any]:
     """Latencies, bytes of a query, and a region that is lost and returns."""
-    spread = specs(3, COLLECTION)
-    wanted = [
-        RegionSpec(
-            one.name,
-            one.round_trips_s,
-            {"classes.search": _SEARCH},
-            one.shared,
-        )
-        for one in spread
-    ]
+    wanted = [replace(one, settings={"classes.search": _SEARCH}) for one in specs(3, COLLECTION)]
     with ExitStack() as stack:
         regions = stack.enter_context(running_regions(wanted))
         clients = {
@@ -231,7 +223,7 @@ def _cut(
     stop = threading.Event()
     threads = [
         threading.Thread(target=_one, args=(client, text, phases, now))
-        for text in _cycle(asked, int(_RATE * (2 * cut_s + 10.0)))
+        for text in islice(cycle(asked), int(_RATE * (2 * cut_s + 10.0)))
     ]
     load = threading.Thread(target=_steady, args=(threads, stop))
     load.start()
@@ -257,10 +249,6 @@ def _cut(
         "whole_after_s": whole_after_s,
         **{name: one.told() for name, one in phases.items()},
     }
-
-
-def _cycle(asked: Sequence[str], count: int) -> list[str]:
-    return [asked[number % len(asked)] for number in range(count)]
 
 
 def _steady(threads: Sequence[threading.Thread], stop: threading.Event) -> None:

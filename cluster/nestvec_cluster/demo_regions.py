@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from nestvec.client import IngestDocument, NestvecClient, SearchResult
@@ -33,6 +31,7 @@ from nestvec_cluster.region_room import (
     heal,
     running_regions,
 )
+from nestvec_cluster.report_tables import report_table
 
 # The nearest first; round trips in seconds, from the first region, and between the others.
 NAMES = ("eu", "us", "ap", "sa", "af")
@@ -238,14 +237,14 @@ def _print(
     console.print()
     title = f"{sum(parts.values()):,} passages of {corpus}, in {len(parts)} regions"
     console.print(Text(title, style="bold"))
-    table = _table("region", "documents", "round trip ms")
+    table = report_table("", "region", "documents", "round trip ms")
     for name, count in parts.items():
         way = regions[here].ways.get(name)
         table.add_row(name, f"{count:,}", "here" if way is None else f"{2e3 * way.one_way_s:.0f}")
     console.print(table)
     console.print()
     console.print(Text(f"Asked in {here}, through the SDK, class search", style="bold"))
-    table = _table("regions", "p50 ms")
+    table = report_table("", "regions", "p50 ms")
     for policy, one in milliseconds.items():
         table.add_row(policy, f"{one:.1f}")
     console.print(table)
@@ -262,10 +261,3 @@ def _print(
     ]
     for line in lines:
         console.print(Text(line))
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
-    for number, header in enumerate(headers):
-        table.add_column(header, justify="right" if number else "left", no_wrap=True)
-    return table

@@ -35,7 +35,6 @@ class RunningRegion:
 
     name: str
     address: str
-    pid: int
     ways: Mapping[str, DelayingProxy]
 
 
@@ -44,7 +43,11 @@ def running_regions(specs: Sequence[RegionSpec]) -> Iterator[dict[str, RunningRe
     """By name, in the order given. Raises ConfigError where one does not start."""
     names = [one.name for one in specs]
     ways = {
-        name: {other: DelayingProxy(_round_trip_s(specs, name, other) / 2) for other in names}
+        name: {
+            other: DelayingProxy(_round_trip_s(specs, name, other) / 2)
+            for other in names
+            if other != name
+        }
         for name in names
     }
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
@@ -57,11 +60,11 @@ def running_regions(specs: Sequence[RegionSpec]) -> Iterator[dict[str, RunningRe
                 "regions": _section(spec, specs, ways[spec.name], ports[spec.name]),
                 **spec.settings,
             }
-            address, pid = stack.enter_context(child("engine", json.dumps(overrides)))
-            others = {name: way for name, way in ways[spec.name].items() if name != spec.name}
-            running[spec.name] = RunningRegion(spec.name, address, pid, others)
-            for row in ways.values():
-                row[spec.name].target = address
+            address, _ = stack.enter_context(child("engine", json.dumps(overrides)))
+            running[spec.name] = RunningRegion(spec.name, address, ways[spec.name])
+            for name, row in ways.items():
+                if name != spec.name:
+                    row[spec.name].target = address
         yield running
 
 

@@ -92,6 +92,13 @@ class BoundedExecutor:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+async def all_of(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Side by side. Raises the first error, when the others are done."""
+    for error in await asyncio.gather(*work, return_exceptions=True):
+        if error is not None:
+            raise error
+
+
 async def within(
     works: Iterable[Coroutine[Any, Any, Result]], timeout_s: float
 ) -> list[Result | BaseException]:

@@ -608,9 +608,8 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _one_region_number(self) -> Self:
         """What the map says of this region is what its writes are marked with."""
-        numbers = {one.name: one.number for one in self.regions.map}
-        number = numbers.get(self.regions.here or "")
-        if number is not None and self.ingest.region_number not in (0, number):
+        number = self.region_number
+        if self.ingest.region_number not in (0, number):
             raise ValueError(
                 f"ingest.region_number is {self.ingest.region_number}, and regions.map gives "
                 f"{self.regions.here!r} the number {number}; leave the first one out"

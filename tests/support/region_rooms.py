@@ -20,7 +20,6 @@ from nestvec.core.ports import (
     RegionHits,
     RegionQuery,
     RegionRerank,
-    Staleness,
 )
 from nestvec.core.regions import (
     RegionDescription,
@@ -32,11 +31,11 @@ from nestvec.core.regions import (
 )
 from nestvec.ingest.batch import Item
 from nestvec.query.answer import Answer
-from nestvec.query.for_regions import LocalQueries
 from nestvec.query.other_regions import OtherRegions, RegionRules
 from nestvec.query.plan import SearchClass
 from nestvec.regions.app import RegionApp
 from tests.support.faults import PATIENT_S, Faults
+from tests.support.region_servers import region_over
 from tests.support.rooms import Rooms, open_rooms
 
 NAMES = ("eu", "us", "ap")
@@ -188,22 +187,10 @@ async def open_regions(
             )
             opened[name] = RegionRooms(name, inside, near, ages, others)
             await opened[name].create(fields)
-        apps = {name: _app(one) for name, one in opened.items()}
+        apps = {
+            name: region_over(one.rooms, one.regions.map, one.ages) for name, one in opened.items()
+        }
         for one in opened.values():
             for name, near_one in one.near.items():
                 near_one.app = apps[name]
         yield opened
-
-
-def _app(one: RegionRooms) -> RegionApp:
-    rooms = one.rooms
-    staleness: Staleness = one.ages
-    return RegionApp(
-        one.regions.map,
-        rooms.catalogue,
-        LocalQueries(rooms.query),
-        rooms.reranker,
-        rooms.documents,
-        rooms.store,
-        staleness,
-    )

@@ -84,6 +84,11 @@ class RegionMap:
         """How; None for a collection that is this region's alone."""
         return self.collections.get(collection)
 
+    def replicated(self, collection: str) -> bool:
+        """Whether every region holds all of it."""
+        shared = self.shared(collection)
+        return shared is not None and shared.sharing is Sharing.REPLICATED
+
 
 @dataclass(frozen=True, slots=True)
 class RegionOutcome:

@@ -57,8 +57,8 @@ class Answer:
     """Hits, and everything that must be admitted about them. matching: how many documents the
     filter lets through, over the shards that answered. cross_encoder: which one ordered the first
     hits; empty where none did. versions: external id -> the version of that hit, where they were
-    asked for; -1 for one that is replaced or deleted by now. regions: each one's part, this one
-    first; empty where the collection is not shared.
+    asked for; UNKNOWN_VERSION for one that is replaced or deleted by now. regions: each one's
+    part, this one first; empty where the collection is not shared.
     """
 
     collection: Collection

@@ -11,13 +11,11 @@ from nestvec.core.budget import Budget
 from nestvec.core.coverage import DegradationKind
 from nestvec.core.errors import NotCalibrated
 from nestvec.core.ports import LocalFound, RegionHits, RegionQuery
+from nestvec.core.region_merge import UNKNOWN_VERSION
 from nestvec.core.regions import RegionPolicy
 from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
 from nestvec.query.plan import SearchOptions
-
-# The version of a hit of which it cannot be told: any other region's word counts for more.
-_UNKNOWN = 0
 
 
 class LocalQueries:
@@ -99,7 +97,7 @@ def _columns(answer: Answer, query: RegionQuery) -> RegionHits:
     ids = [hit.document.id for hit in hits]
     versions = None
     if query.versions:
-        versions = np.array([answer.versions.get(name, _UNKNOWN) for name in ids], np.int64)
+        versions = np.array([answer.versions.get(name, UNKNOWN_VERSION) for name in ids], np.int64)
     return RegionHits(
         ids=ids,
         scores=np.array([hit.score for hit in hits], np.float32),

@@ -41,6 +41,7 @@ from nestvec.query.sampled import AnswerSampler
 from nestvec.query.shadow import ShadowAsker
 from nestvec.regions.main import open_others, region_map, region_room
 from nestvec.replication.main import open_carrier, open_staleness
+from nestvec.replication.prefixes import prefixes_wanted
 from nestvec.rerank.main import open_reranker
 from nestvec.rpc.forwarding import forwarded
 from nestvec.rpc.server import Mounted
@@ -127,8 +128,7 @@ def open_prefixes(
     documents: Documents,
 ) -> PrefixCopies | None:
     """Searches of copies of prefixes; None where the map asks for none."""
-    wanted = regions is not None and any(one.prefixes_of for one in regions.collections.values())
-    if not wanted or staleness is None:
+    if staleness is None or not prefixes_wanted(regions):
         return None
     within_s = settings.regions.whole_within_s
     return PrefixSearch(catalogue, shards, documents, others, staleness, within_s)

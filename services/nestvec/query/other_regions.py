@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nestvec.core.coverage import Coverage
 from nestvec.core.hedging import Hedging
 from nestvec.core.ports import KnownRegion, PrefixCopies, Staleness
-from nestvec.core.regions import RegionMap, RegionPolicy, Sharing
+from nestvec.core.regions import RegionMap, RegionPolicy
 from nestvec.query.plan import SearchOptions
 from nestvec.query.region_choice import Choice, PartitionedChoice, ReplicatedChoice, behind
 
@@ -50,8 +50,7 @@ class OtherRegions:
         """Other region -> how far this one may be behind it, in seconds; None where unknown. None
         altogether where the regions do not hold the same documents.
         """
-        shared = self.map.shared(collection)
-        if shared is None or shared.sharing is not Sharing.REPLICATED:
+        if not self.map.replicated(collection):
             return None
         ages = {} if self.staleness is None else self.staleness.of(collection)
         return {name: ages.get(name) for name in self.others}

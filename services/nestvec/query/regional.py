@@ -16,6 +16,7 @@ from nestvec.query.documents import Documents
 from nestvec.query.other_regions import OtherRegions
 from nestvec.query.plan import SearchOptions
 from nestvec.query.region_answers import answers_of
+from nestvec.query.region_choice import ReplicatedChoice
 from nestvec.query.region_outcomes import admit_alone
 from nestvec.query.regional_search import AnswerHere, RegionalSearch
 
@@ -55,8 +56,8 @@ class RegionalAnswers:
             answers = await here(budget, None)
             admit_alone(answers, regions, options)
             return Found(answers)
-        replicated = regions.ages(collection) is not None
         choice = regions.choice(collection, policy, options)
+        replicated = isinstance(choice, ReplicatedChoice)
         search = RegionalSearch(regions, choice, replicated, options)
         gathered = await search.run(here, budget)
         if not gathered.replies:

@@ -40,7 +40,7 @@ from nestvec.core.ports import (
     Staleness,
     VectorStore,
 )
-from nestvec.core.regions import HeldCollection, RegionDescription, RegionMap, Sharing
+from nestvec.core.regions import HeldCollection, RegionDescription, RegionMap
 from nestvec.core.rerank_losses import losses_of
 from nestvec.regions.reranking import ids_of, live_candidates
 
@@ -231,19 +231,15 @@ class RegionApp:
             lambda: self._store.find(collection, ids), budget.stage_s("names")
         )
 
-    def _replicated(self, name: str) -> bool:
-        shared = self.regions.shared(name)
-        return shared is not None and shared.sharing is Sharing.REPLICATED
-
     def _ages(self, name: str) -> dict[str, float]:
         """Region -> seconds, of those that are known."""
-        if self._staleness is None or not self._replicated(name):
+        if self._staleness is None or not self.regions.replicated(name):
             return {}
         return {one: age for one, age in self._staleness.of(name).items() if age is not None}
 
     def _staleness_s(self, name: str) -> float | None:
         """Of the region that it may be furthest behind; None where that is not known."""
-        if not self._replicated(name):
+        if not self.regions.replicated(name):
             return 0.0
         ages = self._ages(name)
         if any(one.name not in ages for one in self.regions.others):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nestvec.concurrency import all_of
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.region_reports import RegionDifference
@@ -110,10 +111,7 @@ async def _versions(
                 # A scan may give an entry twice, and a newer one later.
                 found[one.external_id] = max(one.version, found.get(one.external_id, 0))
 
-    done = await asyncio.gather(*map(read, partitions), return_exceptions=True)
-    for error in done:
-        if error is not None:
-            raise error
+    await all_of(map(read, partitions))
     return found
 
 

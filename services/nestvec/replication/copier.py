@@ -14,18 +14,16 @@ they are kept until every region has them, however long it is away (ingest.tidyi
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import (
     Callable,
-    Coroutine,
     Iterable,
     Mapping,
     Sequence,
     Set,
 )
 from dataclasses import dataclass, field
-from typing import Any
 
+from nestvec.concurrency import all_of
 from nestvec.core.errors import StoreUnavailable
 from nestvec.core.placement import internal_ids, partition_of, split_id
 from nestvec.core.ports import (
@@ -226,7 +224,7 @@ class Copier:
         added = [internal for one in batches for internal in one.added.tolist()]
         parts = [added[start : start + self._batch] for start in range(0, len(added), self._batch)]
         for start in range(0, len(parts), self._ahead):
-            await _all(self._copy_added(part) for part in parts[start : start + self._ahead])
+            await all_of(self._copy_added(part) for part in parts[start : start + self._ahead])
         await self._advance({one.partition: one.last for one in batches})
 
     async def _copy_added(self, ids: list[int]) -> None:
@@ -259,7 +257,7 @@ class Copier:
         waiting = list(partitions)
         while waiting:
             some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
-            await _all(self._compare_one(partition) for partition in some)
+            await all_of(self._compare_one(partition) for partition in some)
 
     async def _compare_one(self, partition: int) -> None:
         """Its position is read first: what changes meanwhile is in the log after it."""
@@ -423,10 +421,3 @@ class Copier:
             if epoch > self._epochs.setdefault(partition, epoch):
                 lost = [partition] if same else self._source.partitions
                 self._doubtful.update((one, epoch) for one in lost)
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Side by side. Raises the first error, when the others are done."""
-    for error in await asyncio.gather(*work, return_exceptions=True):
-        if error is not None:
-            raise error

@@ -10,7 +10,7 @@ of two draws look alike, and mean nothing together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from nestvec.core.collection import Collection
@@ -21,6 +21,7 @@ from nestvec.core.sketch import drawn_assets
 from nestvec.replication.headings import REGIONS, whole_at
 from nestvec.replication.prefix_rows import KeepRows, designed_copy, is_copy_of
 from nestvec.replication.transform import Transform
+from nestvec.replication.way import Assets
 from nestvec.telemetry.logs import logger
 
 _AGAIN_S = 5.0
@@ -141,9 +142,7 @@ class PrefixKind:
         # Rows of another draw have come.
         self._outdated = False
 
-    async def sink(
-        self, record: Collection, assets: Callable[[], Awaitable[Mapping[str, bytes]]]
-    ) -> Collection:
+    async def sink(self, record: Collection, assets: Assets) -> Collection:
         """See way.Kind. Raises InvalidRequest where the home does not serve that tier, and
         WorkerUnavailable for assets that are none of it.
         """

@@ -97,7 +97,7 @@ async def needed_since_ms(store: VectorStore, regions: RegionMap, collection: st
     deletion must be remembered, or the document comes back from there. 0: ever since. None for a
     collection that is not replicated.
     """
-    if collection not in replicated(regions) or not regions.others:
+    if not regions.replicated(collection) or not regions.others:
         return None
     told = await store.tally(collection, REGIONS)
     return min(told.get(told_at(one.name), 0) for one in regions.others)

@@ -21,7 +21,6 @@ Options: TypeAlias = Sequence[tuple[str, Any]]
 AUTHORIZATION = "authorization"
 # Calls on a channel that was replaced; streams that outlast it are opened again by whoever has one.
 _OLD_CALLS_S = 600.0
-_KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class _Renewed:
 
 
 class _Method:
-    """What generated code keeps of a channel for one method. version: of the channel's files."""
+    """What generated code keeps of a channel for one method."""
 
     def __init__(
         self, channel: _Renewed, kind: str, path: str, serializers: Any, named: dict[str, Any]

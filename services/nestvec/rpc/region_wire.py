@@ -185,7 +185,7 @@ def region_hits_to_wire(hits: RegionHits) -> region_pb2.RegionHits:
     """Columns, and the documents that come along."""
     return region_pb2.RegionHits(
         ids=hits.ids,
-        scores=hits.scores.astype("<f4", copy=False).tobytes(),
+        scores=floats_to_bytes(hits.scores),
         versions=b"" if hits.versions is None else ids_to_bytes(hits.versions),
         documents=[document_to_wire(document) for document in hits.documents],
         certificate=certificate_to_wire(hits.certificate),

@@ -63,15 +63,17 @@ def _reloaded(named: dict[str, Any]) -> ReloadedFiles[Material]:
         if "chain" in found:
             expires_s = _check_pair(found["chain"], found["key"], named)
             CERTIFICATE_EXPIRES.set(expires_s)
-        for name in ("ca", "client_ca"):
-            if name in found:
-                _certificates(found[name], named[name])
+        authorities = {
+            name: _certificates(found[name], named[name])
+            for name in ("ca", "client_ca")
+            if name in found
+        }
         return Material(
             found.get("chain"),
             found.get("key"),
             found.get("ca"),
             found.get("client_ca"),
-            _certificates(found["client_ca"], named["client_ca"]) if "client_ca" in found else (),
+            authorities.get("client_ca", ()),
         )
 
     return ReloadedFiles("the TLS certificates", tuple(named.values()), read)

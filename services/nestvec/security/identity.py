@@ -40,7 +40,7 @@ class Identity:
 
     def speaks_for(self, region: str) -> bool:
         """Whether it is a process of that region."""
-        return f"{region}{REGION_SUFFIX}" in self.names
+        return region_host(region) in self.names
 
 
 # Of the call that is being served; None where callers need no credentials.
