@@ -3,8 +3,9 @@
     python benchmarks/shards.py --texts FILE --queries FILE --column NAME --count 50000
 
 Clusters of plain processes, of the same texts: one coarse worker in the first, four in the other,
-and a store, a front end and a writer in both. They run in turns, each alone, so that what else the
-machine does slows both alike; the ratio is of the medians.
+and a store, a front end and a writer in both. They are asked in turns, while the other one has
+nothing to do, so that what else the machine does slows both alike; the ratio is of the medians.
+With `--pause`, the texts are indexed and then a key is waited for: time to leave a machine alone.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main(
     shards: Annotated[
         list[int] | None, typer.Option(help="Numbers of shards; the first is 1.")
     ] = None,
+    pause: Annotated[bool, typer.Option(help="Wait for enter once all is indexed.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Print the figures as JSON, and write them to a file if asked."""
@@ -57,7 +59,7 @@ def main(
     known = frozenset(indexed)
     others = [text for text in read_texts(queries, column, _SHORTEST) if text not in known]
     asked = sample(others, queries_count, 0)
-    report = measure(indexed, asked, rounds, shards or [1, 4])
+    report = measure(indexed, asked, rounds, shards or [1, 4], pause)
     report["machine"] = describe_machine()
     written = json.dumps(report, indent=2)
     if json_file is not None:
@@ -66,20 +68,27 @@ def main(
 
 
 def measure(
-    texts: Sequence[str], asked: list[str], rounds: int, layouts: list[int]
+    texts: Sequence[str], asked: list[str], rounds: int, layouts: list[int], pause: bool
 ) -> dict[str, Any]:
     """Milliseconds by class and number of shards, and each median over that of the first."""
     documents = [IngestDocument(f"text-{row:07}", text) for row, text in enumerate(texts)]
     timings: dict[tuple[str, int], list[Timing]] = {}
     answers: dict[int, list[list[str]]] = {}
-    for turn in range(rounds):
-        for number in layouts:
-            with cluster(number) as client:
-                client.create_collection(COLLECTION)
-                index_all(client, COLLECTION, documents)
-                wait_until_settled(client, COLLECTION)
-                answers[number] = [hits(client, text) for text in asked]
-                for name in CLASSES:
+    with ExitStack() as stack:
+        clients = {number: stack.enter_context(cluster(number)) for number in layouts}
+        for number, client in clients.items():
+            client.create_collection(COLLECTION)
+            index_all(client, COLLECTION, documents)
+            tell(f"{number} shards: indexed")
+        for client in clients.values():
+            wait_until_settled(client, COLLECTION)
+        if pause:
+            input("enter goes on ")
+        for number, client in clients.items():
+            answers[number] = [hits(client, text) for text in asked]
+        for turn in range(rounds):
+            for name in CLASSES:
+                for number, client in clients.items():
                     ask(client, name, asked[:50])
                     one = summarise(ask(client, name, asked))
                     timings.setdefault((name, number), []).append(one)
