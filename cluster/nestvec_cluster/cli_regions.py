@@ -51,6 +51,8 @@ def print_regions(console: Console, found: Sequence[RegionStatus]) -> None:
     for one in found:
         for said in _complaints(one):
             console.print(said, soft_wrap=True, markup=False)
+    for said in _other_tiers(found):
+        console.print(said, soft_wrap=True, markup=False)
 
 
 def _regions_table(found: Sequence[RegionStatus]) -> Table:
@@ -86,9 +88,33 @@ def _ways_table(ways: Sequence[tuple[str, ReplicationStatus]]) -> Table:
             "never whole" if way.staleness_s is None else f"{way.staleness_s:.1f} s",
             f"{way.refused:,}",
             f"{way.nbytes / 1e6:,.1f} MB",
-            f"prefixes of tier {way.prefix_dim}" if way.prefix_dim else "documents",
+            _copied(way),
         )
     return table
+
+
+def _copied(way: ReplicationStatus) -> str:
+    """What comes that way, and how much of it is here where nothing else tells."""
+    if not way.prefix_dim:
+        return "documents"
+    held = f"{way.documents:,} documents, {way.stored_bytes / 1e6:,.1f} MB"
+    return f"prefixes of tier {way.prefix_dim}: {held}"
+
+
+def _other_tiers(found: Sequence[RegionStatus]) -> list[str]:
+    """Of what several regions share: each adds and drops its own tiers."""
+    said = []
+    for name in sorted({held.name for one in found for held in one.collections}):
+        tiers = {
+            one.name: ", ".join(map(str, sorted(held.tiers)))
+            for one in found
+            for held in one.collections
+            if held.name == name and held.tiers
+        }
+        if len(set(tiers.values())) > 1:
+            told = "; ".join(f"{one} in {region}" for region, one in tiers.items())
+            said.append(f"{name} has other tiers in each region: {told} (`nestvec tier add`)")
+    return said
 
 
 def _complaints(one: RegionStatus) -> list[str]:
@@ -116,7 +142,7 @@ def print_differences(console: Console, found: Sequence[RegionDifference]) -> No
     """A line a region, then what it comes to."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("region")
-    headings = ("here", "there", "missing here", "missing there", "different")
+    headings = ("here", "there", "missing here", "missing there", "different", "other contents")
     for heading in headings:
         table.add_column(heading, justify="right")
     for one in found:
@@ -126,8 +152,10 @@ def print_differences(console: Console, found: Sequence[RegionDifference]) -> No
             one.missing_here,
             one.missing_there,
             one.different,
+            one.other_contents,
         )
-        table.add_row(one.region, *("" if one.said else f"{number:,}" for number in numbers))
+        name = f"{one.region}, prefixes of {one.prefix_dim}" if one.prefix_dim else one.region
+        table.add_row(name, *("" if one.said else f"{number:,}" for number in numbers))
     console.print(table)
     for one in found:
         if one.said:
@@ -137,5 +165,17 @@ def print_differences(console: Console, found: Sequence[RegionDifference]) -> No
         elif one.examples:
             names = ", ".join(map(repr, one.examples))
             console.print(f"{one.region} differs in {names}", soft_wrap=True, markup=False)
+        if one.other_contents:
+            console.print(
+                f"{one.region}: {one.other_contents:,} of {one.contents:,} documents at a version "
+                f"that their writers chose have other contents there; write them once more, at a "
+                f"greater version",
+                soft_wrap=True,
+                markup=False,
+            )
     if all(one.clean for one in found):
-        console.print("clean: every region has the same documents at the same versions")
+        console.print(
+            "clean: every copy of prefixes has what its home has, at the same versions"
+            if any(one.prefix_dim for one in found)
+            else "clean: every region has the same documents at the same versions"
+        )

@@ -5,7 +5,6 @@ Real engines and stores, a process each; the distance between them is made by de
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from rich.text import Text
 
 from nestvec.client import IngestDocument, NestvecClient, SearchResult
 from nestvec.core.errors import ConfigError
+from nestvec.core.placement import partition_of
 from nestvec.quality.timing import summarise, timed
 from nestvec_cluster.machine import describe_machine
 from nestvec_cluster.measuring import HITS, index_all, wait_until_settled
@@ -78,11 +78,6 @@ def specs(count: int, collection: str = _SPREAD) -> list[RegionSpec]:
         )
         for own, name in enumerate(names)
     ]
-
-
-def home_of(name: str, count: int) -> int:
-    """Which region has a document: by its id, so that each has about as many."""
-    return hashlib.blake2b(name.encode(), digest_size=2).digest()[0] % count
 
 
 def demo_regions(
@@ -145,13 +140,13 @@ def _index(
     documents: Sequence[IngestDocument],
     shown: Callable[[int], None],
 ) -> dict[str, int]:
-    """Each document into its region, and all of them into one collection of the first. Returns how
-    many each region has.
+    """Each document into its region, by a hash of its id, and all of them into one collection of
+    the first. Returns how many each region has.
     """
     names = list(clients)
     parts: dict[str, list[IngestDocument]] = {name: [] for name in names}
     for one in documents:
-        parts[names[home_of(one.id, len(names))]].append(one)
+        parts[names[partition_of(one.id, len(names))]].append(one)
     done = 0
     first = clients[names[0]]
     first.create_collection(_WHOLE)

@@ -7,13 +7,13 @@ proxies, one a direction, so that either way can be cut.
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from nestvec_cluster.bench_server import child
+from nestvec_cluster.ports import free_ports
 from nestvec_cluster.wan import DelayingProxy, wide_area
 
 
@@ -50,7 +50,7 @@ def running_regions(specs: Sequence[RegionSpec]) -> Iterator[dict[str, RunningRe
         }
         for name in names
     }
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     with ExitStack() as stack:
         stack.enter_context(wide_area([one for row in ways.values() for one in row.values()]))
         running = {}
@@ -111,12 +111,3 @@ def _section(
 def _round_trip_s(specs: Sequence[RegionSpec], one: str, other: str) -> float:
     given = {spec.name: spec.round_trips_s for spec in specs}
     return given[one].get(other, given[other].get(one, 0.0))
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free when it was looked, all at once: no two of them are the same."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]

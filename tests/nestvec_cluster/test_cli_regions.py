@@ -16,6 +16,7 @@ from nestvec.client import (
     ReplicationStatus,
 )
 from nestvec.core.errors import InvalidRequest, NotFound
+from nestvec.core.regions import HeldCollection
 from nestvec.telemetry.logs import configure_logs
 from nestvec_cluster.cli_regions import print_differences, print_regions
 from tests.support.cli import run_cli
@@ -106,17 +107,26 @@ def test_a_server_that_is_no_region_says_so(engine: SharedEngine) -> None:
 def test_what_is_wrong_is_told_and_differences_are_named() -> None:
     console = Console(width=200, record=True)
     held = ReplicationStatus("docs", lag=7, refused=2, said="no model", nbytes=2_500_000)
-    prefixes = ReplicationStatus("wiki", staleness_s=1.5, prefix_dim=128)
+    prefixes = ReplicationStatus(
+        "wiki", staleness_s=1.5, prefix_dim=128, documents=1_200, stored_bytes=340_000
+    )
+    ours, theirs = (
+        HeldCollection("docs", 1, "f", 768, 5, tiers=tiers) for tiers in ((256, 128), (128,))
+    )
     print_regions(
         console,
         [
-            RegionStatus("eu", True, ("a:1",), True),
-            RegionStatus("us", False, ("b:1",), False, "out", 0.08, -1.25, (), (held, prefixes)),
+            RegionStatus("eu", True, ("a:1",), True, collections=(ours,)),
+            RegionStatus(
+                "us", False, ("b:1",), False, "out", 0.08, -1.25, (theirs,), (held, prefixes)
+            ),
         ],
     )
     told = console.export_text()
     for part in ("out of reach", "80.0 ms", "-1.250 s", "never whole", "prefixes of tier 128"):
         assert part in told
+    assert "prefixes of tier 128: 1,200 documents, 0.3 MB" in told
+    assert "docs has other tiers in each region: 128, 256 in eu; 128 in us" in told
     assert "docs from us: no model" in told
     assert "docs from us: 2 documents cannot be carried over" in told
     print_differences(
@@ -124,9 +134,34 @@ def test_what_is_wrong_is_told_and_differences_are_named() -> None:
         [
             RegionDifference("us", 5, 4, missing_there=1, examples=("d1",)),
             RegionDifference("ap", said="away"),
+            RegionDifference("sa", 5, 5, contents=4, other_contents=2, prefix_dim=0),
+            RegionDifference("af", 5, 5, prefix_dim=256),
         ],
     )
     told = console.export_text()
     assert "us differs in 'd1'" in told
     assert "ap was not compared: away" in told
+    assert "sa: 2 of 4 documents at a version that their writers chose" in told
+    assert "af, prefixes of 256" in told
     assert "clean" not in told
+    print_differences(console, [RegionDifference("af", 5, 5, prefix_dim=256)])
+    assert "clean: every copy of prefixes has what its home has" in console.export_text()
+
+
+def test_what_was_written_in_one_region_is_found_in_another_by_its_watermark(
+    regions: Regions,
+) -> None:
+    text = "a lighthouse keeper counts the ships that pass"
+    with (
+        NestvecClient(regions.addresses["eu"], timeout_s=PATIENT_S) as eu,
+        NestvecClient(regions.addresses["us"], timeout_s=PATIENT_S) as us,
+    ):
+        written = eu.index("docs", [IngestDocument("late", text)], ack="stored")
+        found = us.search("docs", text, k=1, watermark=written.watermark)
+        assert [hit.id for hit in found.hits] == ["late"]
+        deleted = us.delete("docs", ["late"], ack="stored")
+        found = eu.search("docs", text, k=1, watermark=deleted.watermark)
+        assert [hit.id for hit in found.hits] != ["late"]
+        eu.create_collection("own", tiers=[64])
+        with pytest.raises(InvalidRequest, match="'own' is not replicated"):
+            eu.search("own", text, watermark=deleted.watermark)

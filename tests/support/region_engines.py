@@ -18,11 +18,13 @@ from nestvec.client import NestvecClient
 from nestvec.config import load_settings
 from nestvec.core.errors import NestvecError
 from nestvec_cluster.background import background_engine
+from nestvec_cluster.ports import free_ports
 from nestvec_cluster.wan import DelayingProxy, wide_area
-from tests.support.stores import free_port
 
 PATIENCE_S = 60.0
-REPLICATED = {"docs": {"mode": "replicated"}}
+# `regions.collections`
+Collections = Mapping[str, Mapping[str, Any]]
+REPLICATED: Collections = {"docs": {"mode": "replicated"}}
 
 
 # Of settings: an engine that is starting, and what waits until it serves at an address.
@@ -39,13 +41,21 @@ def in_this_process(settings: Mapping[str, Any]) -> Iterator[Callable[[], str]]:
 @contextmanager
 def as_process(settings: Mapping[str, Any]) -> Iterator[Callable[[], str]]:
     """As `nestvec serve` would, with a store as its child."""
-    address = f"127.0.0.1:{settings['server']['port']}"
+    with process_at(f"127.0.0.1:{settings['server']['port']}", settings) as ready:
+        yield ready
+
+
+@contextmanager
+def process_at(
+    address: str, settings: Mapping[str, Any], before: Sequence[str] = ()
+) -> Iterator[Callable[[], str]]:
+    """`as_process`, to be found at an address. before: of the command, what runs it elsewhere."""
     with tempfile.TemporaryDirectory() as folder:
         path, log = Path(folder, "nestvec.yaml"), Path(folder, "log")
         path.write_text(yaml.safe_dump(settings))
         with log.open("wb") as said:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nestvec_cluster.cli", "serve", "--config", str(path)],
+                [*before, sys.executable, "-m", "nestvec_cluster.cli", "serve", "--config", path],
                 stdout=said,
                 stderr=said,
             )
@@ -97,39 +107,47 @@ class Regions:
 @contextmanager
 def region_engines(
     names: Sequence[str],
-    collections: Mapping[str, Mapping[str, Any]] = REPLICATED,
+    collections: Collections | Callable[[str], Collections] = REPLICATED,
     one_way_s: float = 0.0,
     start: Start = in_this_process,
 ) -> Iterator[Regions]:
-    """One engine a name. start: runs one of these settings, and gives its address."""
+    """One engine a name. collections: that they share, or what each of them says of it. start: runs
+    one of these settings, and gives its address.
+    """
     regions = Regions()
     pairs = [(one, other) for one in names for other in names if one != other]
     regions.ways = {pair: DelayingProxy(one_way_s) for pair in pairs}
-    ports = {name: free_port() for name in names}
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     for (_, other), way in regions.ways.items():
         way.target = f"127.0.0.1:{ports[other]}"
     with ExitStack() as stack:
         stack.enter_context(wide_area(list(regions.ways.values())))
         engines = {}
         for here in names:
-            # Where this region finds each of them.
             seen = {name: f"127.0.0.1:{ports[name]}" for name in names}
             seen |= {
                 other: way.address for (one, other), way in regions.ways.items() if one == here
             }
-            settings = {
-                "server": {"port": ports[here], "drain_s": 0.5},
-                "log": {"level": "error"},
-                "live_recall": {"cpu_share": 0},
-                "regions": {
-                    "here": here,
-                    "map": [
-                        {"name": name, "number": number, "endpoints": [seen[name]]}
-                        for number, name in enumerate(names, 1)
-                    ],
-                    "collections": collections,
-                },
-            }
+            shared = collections(here) if callable(collections) else collections
+            settings = settings_of(here, seen, shared)
+            settings["server"]["port"] = ports[here]
             engines[here] = stack.enter_context(start(settings))
         regions.addresses = {name: ready() for name, ready in engines.items()}
         yield regions
+
+
+def settings_of(here: str, seen: Mapping[str, str], collections: Collections) -> dict[str, Any]:
+    """Of one region, but for where it listens. seen: where it finds each of them, by name."""
+    return {
+        "server": {"drain_s": 0.5},
+        "log": {"level": "error"},
+        "live_recall": {"cpu_share": 0},
+        "regions": {
+            "here": here,
+            "map": [
+                {"name": name, "number": number, "endpoints": [address]}
+                for number, (name, address) in enumerate(seen.items(), 1)
+            ],
+            "collections": collections,
+        },
+    }

@@ -119,7 +119,7 @@ class AdminApp:
             created = True
             try:
                 collection = await self._store.create_collection(
-                    collection, drawn(collection, collection.tiers)
+                    collection, await _drawn(collection)
                 )
             except AlreadyExists:
                 existing = await self._newest(name)
@@ -225,9 +225,7 @@ class AdminApp:
         """
         require_allowed(collection, collection.tiers)
         async with self._changing(collection.name):
-            added = await self._store.add_generation(
-                collection, drawn(collection, collection.tiers)
-            )
+            added = await self._store.add_generation(collection, await _drawn(collection))
             await self._open(added)
         return added
 
@@ -345,6 +343,13 @@ class AdminApp:
                 f"folder is not a place for backups",
             )
         return self._open_blobs(location)
+
+
+async def _drawn(collection: Collection) -> dict[str, bytes]:
+    """What all tiers draw: seconds on a busy machine, in which others are served, and the process
+    keeps its lease.
+    """
+    return await asyncio.to_thread(drawn, collection, collection.tiers)
 
 
 def _require_same_design(existing: Collection, wished: Collection) -> None:

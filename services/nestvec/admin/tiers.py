@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -41,7 +42,7 @@ async def with_tier(
     known = collection.evidence.with_more(evidence)
     changed = replace(collection, tiers=(*collection.tiers, dim), evidence=known)
     require_allowed(changed, (dim,), evidence.override)
-    await store.update_collection(changed, drawn(changed, (dim,)))
+    await store.update_collection(changed, await asyncio.to_thread(drawn, changed, (dim,)))
     return changed
 
 

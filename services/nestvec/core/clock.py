@@ -7,12 +7,27 @@ region's number (8 bits), so that two regions never make the same one. Source: K
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 _COUNTER_BITS = 13
 _REGION_BITS = 8
 MAX_REGION = (1 << _REGION_BITS) - 1
 MAX_VERSION = (1 << 63) - 1
+# 2020: no clock of a server shows less.
+_EARLIEST_MS = 1_577_836_800_000
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def made_by_clock(version: int) -> bool:
+    """Whether a clock may have made it. What callers choose (a count, a time in any unit from
+    seconds to nanoseconds) is less.
+    """
+    return version >> (_COUNTER_BITS + _REGION_BITS) >= _EARLIEST_MS
 
 
 class HybridClock:

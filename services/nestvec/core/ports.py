@@ -775,8 +775,9 @@ class Carrying(Protocol):
     async def translated(
         self, watermark: Watermark, collection: Collection, timeout_s: float
     ) -> Watermark:
-        """A watermark of another generation as one of `collection`, once it is carried over; the
-        same one where no migration leads from one to the other. Raises BudgetSpent.
+        """A watermark of another generation, or of another region, as one of `collection`, once it
+        is carried over; the same one where no migration leads from one to the other. Raises
+        BudgetSpent, and InvalidRequest for one of a region from which nothing comes here.
         """
         ...
 

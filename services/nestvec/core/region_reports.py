@@ -15,7 +15,8 @@ class ReplicationStatus:
     lag: changes there that are not here. staleness_s: since all that was written there was known to
     be here; None: not yet. refused: documents that cannot be carried over. said: what it waits for;
     empty while it is well. prefix_dim: of a copy of prefixes; 0: whole documents. nbytes: of
-    its log and documents, that came over the wire.
+    its log and documents, that came over the wire. documents, stored_bytes: that a copy of prefixes
+    has here, in the store.
     """
 
     collection: str
@@ -25,6 +26,8 @@ class ReplicationStatus:
     said: str = ""
     prefix_dim: int = 0
     nbytes: int = 0
+    documents: int = 0
+    stored_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class RegionStatus:
 class RegionDifference:
     """One other region against this one: ids that only one of the two has, and those at another
     version. examples: a few of these ids. said: why it could not be compared; empty where it was.
+    contents: how many at the same version, which a caller chose, had their contents compared;
+    other_contents: of these, how many differ. prefix_dim: of a copy of prefixes; 0: whole ones.
     """
 
     region: str
@@ -59,8 +64,12 @@ class RegionDifference:
     different: int = 0
     examples: Sequence[str] = ()
     said: str = ""
+    contents: int = 0
+    other_contents: int = 0
+    prefix_dim: int = 0
 
     @property
     def clean(self) -> bool:
         """Whether it was compared, and nothing differs."""
-        return not (self.said or self.missing_here or self.missing_there or self.different)
+        different = self.missing_here or self.missing_there or self.different
+        return not (self.said or different or self.other_contents)

@@ -6,6 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nestvec.core.collection import Collection
+
 
 class Sharing(enum.StrEnum):
     """PARTITIONED: each region has documents of its own. REPLICATED: each has all of them."""
@@ -108,7 +110,8 @@ class RegionOutcome:
 @dataclass(frozen=True, slots=True)
 class HeldCollection:
     """A collection as a region describes it. dim: its store_dim. staleness_s: region -> seconds
-    since all that was written there was known to be here; of one that is replicated.
+    since all that was written there was known to be here; of one that is replicated. tiers: that
+    are searched there; empty where an older release does not say.
     """
 
     name: str
@@ -117,6 +120,25 @@ class HeldCollection:
     dim: int
     documents: int
     staleness_s: Mapping[str, float] = field(default_factory=dict)
+    tiers: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        collection: Collection,
+        documents: int,
+        staleness_s: Mapping[str, float] | None = None,
+    ) -> HeldCollection:
+        """As it stands, with so many documents."""
+        return cls(
+            collection.name,
+            collection.generation,
+            collection.space.fingerprint,
+            collection.store_dim,
+            documents,
+            staleness_s or {},
+            collection.tiers,
+        )
 
 
 @dataclass(frozen=True, slots=True)

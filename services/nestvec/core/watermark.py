@@ -17,11 +17,15 @@ import numpy as np
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.placement import split_id
 
-_FORMAT = 1
+# With the number of a region, and without.
+_FORMAT, _REGIONAL = 1, 2
 _COUNT_BITS = 32
 _COUNT_MASK = (1 << _COUNT_BITS) - 1
 _ENTRY = np.dtype([("partition", "<u2"), ("sequence", "<u8")])
-_HEADER = np.dtype([("format", "<u1"), ("generation", "<u4")])
+_HEADERS = {
+    _FORMAT: np.dtype([("format", "<u1"), ("generation", "<u4")]),
+    _REGIONAL: np.dtype([("format", "<u1"), ("generation", "<u4"), ("region", "<u1")]),
+}
 
 
 def sequence_of(epoch: int, count: int) -> int:
@@ -45,11 +49,13 @@ def follows(previous: int, first: int) -> bool:
 @dataclass(frozen=True, slots=True)
 class Watermark:
     """A point in a generation's log. sequences: partition -> last sequence; a partition that is not
-    named stands at its beginning.
+    named stands at its beginning. region: the number of the one whose log it is, where it leaves
+    it; 0 within a region.
     """
 
     generation: int
     sequences: Mapping[int, int] = field(default_factory=dict)
+    region: int = 0
 
     @classmethod
     def of_ids(cls, generation: int, ids: Iterable[int]) -> Watermark:
@@ -81,19 +87,24 @@ class Watermark:
 
     def to_bytes(self) -> bytes:
         """Opaque to callers: a header, then (partition, sequence) pairs. Little-endian."""
-        header = np.array([(_FORMAT, self.generation)], _HEADER)
+        parts: tuple[int, ...] = (_FORMAT, self.generation)
+        if self.region:
+            parts = (_REGIONAL, self.generation, self.region)
+        header = np.array([parts], _HEADERS[parts[0]])
         entries = np.array(sorted(self.sequences.items()), _ENTRY)
         return header.tobytes() + entries.tobytes()
 
     @classmethod
     def from_bytes(cls, data: bytes, field_name: str = "watermark") -> Watermark:
         """Reverse of `to_bytes`. Raises InvalidRequest."""
-        body = len(data) - _HEADER.itemsize
-        if body < 0 or body % _ENTRY.itemsize or data[0] != _FORMAT:
+        dtype = _HEADERS.get(data[0]) if data else None
+        body = -1 if dtype is None else len(data) - dtype.itemsize
+        if dtype is None or body < 0 or body % _ENTRY.itemsize:
             raise InvalidRequest(
                 field_name, "not a watermark; pass on what an ingest or delete response carried"
             )
-        header = np.frombuffer(data, _HEADER, 1)
-        entries = np.frombuffer(data, _ENTRY, offset=_HEADER.itemsize)
+        header = np.frombuffer(data, dtype, 1)
+        entries = np.frombuffer(data, _ENTRY, offset=dtype.itemsize)
         pairs = zip(entries["partition"].tolist(), entries["sequence"].tolist(), strict=True)
-        return cls(int(header["generation"][0]), dict(pairs))
+        region = 0 if data[0] == _FORMAT else int(header["region"][0])
+        return cls(int(header["generation"][0]), dict(pairs), region)

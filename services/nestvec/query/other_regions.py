@@ -81,5 +81,9 @@ class OtherRegions:
             return PartitionedChoice(policy, others)
         within_s = self.within_s(options)
         return ReplicatedChoice(
-            self.map.here, others, tuple(behind(others, ages, within_s)), within_s
+            self.map.here,
+            others,
+            tuple(behind(others, ages, within_s)),
+            within_s,
+            own=options.watermark is not None,
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from nestvec.core.arrays import Floats, Ids
@@ -50,8 +50,10 @@ from nestvec.query.plan import Limits, Plan, Planner, SearchClass, SearchOptions
 from nestvec.query.promise import Promise, Promises
 from nestvec.query.sampled import AnswerSampler
 from nestvec.query.shards import HeldDocuments, ShardsAnswer, ask_shards, best_estimates
+from nestvec.query.spans import of_rerank, tell_shards
 from nestvec.query.standing import Standing
 from nestvec.query.vectors import QueryVectors, Vectors
+from nestvec.telemetry.tracing import part
 
 # What the later stages of a query are promised when an earlier one is slow, in seconds.
 _KEEP_FOR_RERANK_S = 0.02
@@ -60,7 +62,7 @@ _KEEP_FOR_PAYLOAD_S = 0.005
 _STORE_SHARE = 0.75
 
 # Told of plan and vectors as soon as they are known: (collection, plan, (n, store_dim) float32).
-Begin = Callable[[Collection, Plan, Floats], None]
+Begin = Callable[[Collection, Plan, Floats], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +173,15 @@ class OwnSearch:
         """
         try:
             plan = self._planner.plan(options, collection)
-            vectors = await self._vectors.of(collection, queries, budget)
+            with part("encode"):
+                vectors = await self._vectors.of(collection, queries, budget)
             if plan.promise is not None:
                 plan = await self._promised(plan, plan.promise, collection, len(vectors), budget)
         except (InvalidRequest, SpaceMismatch, NotCalibrated) as error:
             return error
         timings.mark("encode")
         if begin is not None:
-            begin(collection, plan, vectors)
+            await begin(collection, plan, vectors)
         query = CoarseQuery(
             collection=collection.name,
             generation=collection.generation,
@@ -194,13 +197,16 @@ class OwnSearch:
         )
         keep_s = _KEEP_FOR_PAYLOAD_S + (_KEEP_FOR_RERANK_S if plan.rerank else 0.0)
         try:
-            found = await ask_shards(
-                self.shards,
-                query,
-                budget.stage_s("coarse", keep_s),
-                self._held,
-                collection.partitions,
-            )
+            with part("coarse") as span:
+                found = await ask_shards(
+                    self.shards,
+                    query,
+                    budget.stage_s("coarse", keep_s),
+                    self._held,
+                    collection.partitions,
+                )
+                if span is not None:
+                    tell_shards(span, query, found)
         except NotFound as error:
             return error
         timings.mark("coarse")
@@ -209,10 +215,11 @@ class OwnSearch:
     async def _watermark(
         self, watermark: Watermark | None, collection: Collection, budget: Budget
     ) -> Watermark | None:
-        """In terms of the generation that is asked. Raises BudgetSpent while it is not carried over
-        to that one.
+        """In terms of the generation that is asked, and of this region. Raises BudgetSpent while it
+        is not carried over to that one, or has not come from another region.
         """
-        if watermark is None or watermark.generation == collection.generation:
+        same = watermark is not None and watermark.generation == collection.generation
+        if watermark is None or (same and not watermark.region):
             return watermark
         if self._carrying is None:
             return watermark
@@ -246,11 +253,15 @@ class OwnSearch:
     ) -> Ids:
         """Fill the answer in. Returns the internal ids that were found for it, best first."""
         if answer.plan.rerank:
-            ids, scores = await self._rerank(answer, vector, hits, options, budget)
+            with part("rerank") as span:
+                ids, scores = await self._rerank(answer, vector, hits, options, budget)
+                if span is not None:
+                    span.set(of_rerank(answer))
             answer.timings.mark("rerank")
         else:
             ids, scores = hits.ids, hits.estimates
-        await self._add_documents(answer, ids, scores, budget)
+        with part("payload"):
+            await self._add_documents(answer, ids, scores, budget)
         answer.timings.mark("payload")
         return ids
 

@@ -13,10 +13,14 @@ from nestvec.query.gathered import Gathered, Reply, question, unmergeable
 from nestvec.query.other_regions import OtherRegions
 from nestvec.query.plan import SearchOptions
 from nestvec.telemetry.logs import logger
+from nestvec.telemetry.tracing import part
 
 # What calls of other regions end earlier than they are cut off, so that whoever keeps their
 # breakers sees one that hangs.
 _KEEP_FOR_VERDICT_S = 0.002
+# Turns of the loop until gRPC has a call: its task begins, then one that gRPC makes of it, and that
+# one's first step.
+_TURNS_TO_LEAVE = 3
 _log = logger()
 
 
@@ -59,6 +63,14 @@ class RegionCalls:
             if name not in self._tasks and name not in self.gathered.missing:
                 self._ask(name, self._question())
 
+    async def leave(self) -> None:
+        """Return when the calls that were made are on their way: what follows may hold up the loop
+        for longer than a scan takes.
+        """
+        if self._tasks:
+            for _ in range(_TURNS_TO_LEAVE):
+                await asyncio.sleep(0)
+
     def _question(self) -> RegionQuery:
         """Made when it is first needed: most searches stay here."""
         if self._query is None:
@@ -83,10 +95,13 @@ class RegionCalls:
 
     async def _call(self, name: str, query: RegionQuery, copy: bool, timeout_s: float) -> Reply:
         began_s = time.monotonic()
-        if copy and self._regions.prefixes is not None:
-            found = await self._regions.prefixes.search(name, query, timeout_s)
-        else:
-            found = PrefixAnswer(await self._regions.others[name].search(query, timeout_s))
+        with part("region", {"nestvec.region": name, "nestvec.prefixes": copy}) as span:
+            if copy and self._regions.prefixes is not None:
+                found = await self._regions.prefixes.search(name, query, timeout_s)
+            else:
+                found = PrefixAnswer(await self._regions.others[name].search(query, timeout_s))
+            if span is not None:
+                span.set({"nestvec.coverage": round(found.answer.coverage.fraction, 6)})
         return Reply(found.answer, time.monotonic() - began_s, found.said)
 
     def take(self) -> None:

@@ -109,13 +109,15 @@ def _sufficient(here: Heard | None) -> bool:
 @dataclass(frozen=True, slots=True)
 class ReplicatedChoice:
     """here: this region's name. behind: those of the others that this one is further behind than
-    `within_s`, or not known to be that near to.
+    `within_s`, or not known to be that near to. own: the caller has a watermark, for which this
+    region alone waits: others answer beside it, and in its place only where it fails.
     """
 
     here: str
     others: Sequence[str]
     behind: Collection[str]
     within_s: float
+    own: bool = False
 
     def at_once(self) -> Sequence[str]:
         """See Choice."""
@@ -123,7 +125,7 @@ class ReplicatedChoice:
 
     def hedge(self, now: Progress) -> Sequence[str]:
         """See Choice."""
-        return () if now.asked else self.others[:1]
+        return () if now.asked or self.own else self.others[:1]
 
     def late(self, now: Progress) -> Sequence[str]:
         """See Choice."""
@@ -143,6 +145,8 @@ class ReplicatedChoice:
         """The regions of which something may be missing in what was heard so far: all where nobody
         has answered whole.
         """
+        if self.own and (now.here is None or not now.here.complete):
+            return [self.here]
         complete = {name for name, one in now.heard.items() if one.complete}
         for name in complete:
             age_s = now.heard[name].staleness_s

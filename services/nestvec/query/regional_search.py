@@ -91,7 +91,7 @@ class RegionalSearch:
 
     # --- asking ---------------------------------------------------------------------------------
 
-    def begin(self, collection: Collection, plan: Plan, vectors: Floats) -> None:
+    async def begin(self, collection: Collection, plan: Plan, vectors: Floats) -> None:
         """Plan and vectors are known. Called again where the collection turned out to be another
         one by now: what was asked before is dropped then.
         """
@@ -105,6 +105,7 @@ class RegionalSearch:
         if self._replicated:
             self._begin_hedging(collection.name, plan)
         calls.ask(self._choice.at_once())
+        await calls.leave()
 
     def _begin_hedging(self, collection: str, plan: Plan) -> None:
         hedging = self._regions.hedging

@@ -16,6 +16,7 @@ import numpy as np
 from nestvec.concurrency import StoreGate, within
 from nestvec.core.arrays import Ids
 from nestvec.core.budget import Budget
+from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
 from nestvec.core.errors import (
@@ -136,7 +137,7 @@ class RegionApp:
         if time.monotonic() >= self._held_until_s:
             self._held = await self._look(timeout_s)
             self._held_until_s = time.monotonic() + _DESCRIBED_S
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_clock_ms()
         held = {
             name: replace(one, staleness_s=self._ages(name)) for name, one in self._held.items()
         }
@@ -269,13 +270,7 @@ class RegionApp:
 
     async def _described(self, name: str) -> HeldCollection:
         collection = await self._catalogue.get(name)
-        return HeldCollection(
-            name,
-            collection.generation,
-            collection.space.fingerprint,
-            collection.store_dim,
-            await self._store.count(collection),
-        )
+        return HeldCollection.of(collection, await self._store.count(collection))
 
 
 def _fitted(query: RegionQuery, collection: Collection) -> RegionQuery:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest, WouldNotFit
 from nestvec.core.ports import Catalogue, StoredVersion
@@ -131,7 +132,7 @@ class RegionServicer(region_pb2_grpc.RegionServiceServicer):
         """See region.proto."""
         collection = await self._followed(request.caller, request.collection)
         # Before they are read: what is written while they are is not known to be in them.
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_clock_ms()
         positions = await self._log.positions(
             collection, request.first_partition, request.end_partition
         )

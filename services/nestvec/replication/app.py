@@ -8,10 +8,10 @@ people ask for is a compare-and-set of the record, whoever they ask.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import MigrationRefused, NotFound
 from nestvec.core.migration import (
@@ -40,10 +40,6 @@ _DRAIN_S = 60.0
 _log = logger()
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class MigrationApp:
     """Commands, and the work where this process has the claim."""
 
@@ -55,7 +51,7 @@ class MigrationApp:
         shards: Shards,
         encoders: Encoders,
         pauses: Pauses | None = None,
-        now_ms: Callable[[], int] = _wall_clock_ms,
+        now_ms: Callable[[], int] = wall_clock_ms,
         wrote: Callable[[Collection, Watermark], None] = lambda *_: None,
     ) -> None:
         """wrote: is told how far a generation was written by copying."""

@@ -1,4 +1,5 @@
-"""What was written to one generation, as the other one of a migration has it.
+"""What was written to one generation, as the other one of a migration has it; and what was written
+in another region, as this one has it.
 
 Both generations have the same partitions, and a copier says how far it has carried each of them: so
 a watermark of one can be waited for, and told, in terms of the other. Fills ports.Carrying.
@@ -7,32 +8,34 @@ a watermark of one can be waited for, and told, in terms of the other. Fills por
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 from nestvec.core.collection import Collection
 from nestvec.core.errors import BudgetSpent, MigrationRefused, NestvecError, StoreUnavailable
 from nestvec.core.migration import Migration, Phase, generation_name
 from nestvec.core.ports import VectorStore, WatchedCatalogue
+from nestvec.core.regions import RegionMap
 from nestvec.core.watermark import Watermark
+from nestvec.replication.arriving import Arrivals
 from nestvec.replication.headings import copied
 
 _LOOK_S = 0.02
 
 
 class Carrier:
-    """For those who write, and for those who read what they wrote. replicated: collections into
-    which other regions' writes are copied.
+    """For those who write, and for those who read what they wrote. regions: None where this
+    deployment is none.
     """
 
     def __init__(
         self,
         store: VectorStore,
         catalogue: WatchedCatalogue,
-        replicated: Iterable[str] = (),
+        regions: RegionMap | None = None,
     ) -> None:
         self._store = store
         self._catalogue = catalogue
-        self._replicated = frozenset(replicated)
+        self._regions = regions
+        self._arrivals = Arrivals(store, regions)
 
     async def beyond(self, collection: Collection) -> Collection | None:
         """See ports.Carrying."""
@@ -55,7 +58,7 @@ class Carrier:
 
     async def expects(self, collection: Collection) -> bool:
         """See ports.Carrying."""
-        if collection.name in self._replicated:
+        if self._regions is not None and self._regions.replicated(collection.name):
             return True
         migration = await self._migration(collection.name)
         return migration is not None and not migration.ended
@@ -98,6 +101,10 @@ class Carrier:
         self, watermark: Watermark, collection: Collection, timeout_s: float
     ) -> Watermark:
         """See ports.Carrying."""
+        if watermark.region:
+            watermark = await self._arrivals.here(watermark, collection, timeout_s)
+        if watermark.generation == collection.generation:
+            return watermark
         migration = await self._migration(collection.name)
         pair = migration and {migration.source, migration.target}
         if migration is None or pair != {watermark.generation, collection.generation}:

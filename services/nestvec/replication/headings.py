@@ -15,6 +15,8 @@ REGIONS = "regions"
 MADE = "made"
 # Beside positions: which two generations they are of.
 PAIR = "pair"
+# Beside positions: the number of the generation there that they are of.
+FOLLOWED = "followed"
 
 
 def copied(source: int, sink: int) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 from nestvec.config import Settings
+from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.ports import Encoders, Generations, Shards, VectorStore, WatchedCatalogue
 from nestvec.core.regions import RegionMap
@@ -42,14 +42,14 @@ def open_carrier(
     store: VectorStore, catalogue: WatchedCatalogue, regions: RegionMap | None = None
 ) -> Carrier:
     """For those who write and those who search."""
-    return Carrier(store, catalogue, replicated(regions) if regions else ())
+    return Carrier(store, catalogue, regions)
 
 
 def open_staleness(
     store: VectorStore, regions: RegionMap, stack: AsyncExitStack
 ) -> SharedStaleness:
     """For those who search; it looks until `stack` closes."""
-    staleness = SharedStaleness(store, regions, _now_ms)
+    staleness = SharedStaleness(store, regions, wall_clock_ms)
     stack.push_async_callback(staleness.close)
     staleness.start()
     return staleness
@@ -84,7 +84,7 @@ def open_regional(
     is none. neighbours: all others of the map, by name. adopt, found, wrote: see way.Rooms and
     Replica. copying: of prefixes.
     """
-    rooms = Rooms(store, found, wrote, _now_ms)
+    rooms = Rooms(store, found, wrote, wall_clock_ms)
     terms = _terms(settings)
     ways = []
     for name in replicated(regions) if regions else ():
@@ -95,7 +95,9 @@ def open_regional(
         ways.append(Way(rooms, terms, name, neighbours[home], PrefixKind(copying, home, dim)))
     copying.start(prefixes)
     stack.push_async_callback(copying.close)
-    app = RegionalApp(regions, neighbours, ways, store, catalogue, terms.max_clock_skew_s, _now_ms)
+    app = RegionalApp(
+        regions, neighbours, ways, store, catalogue, terms.max_clock_skew_s, wall_clock_ms
+    )
     stack.push_async_callback(app.close)
     app.start()
     return app
@@ -109,7 +111,3 @@ def _terms(settings: Settings) -> Terms:
         look_s=section.look_s,
         rate=section.rate,
     )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

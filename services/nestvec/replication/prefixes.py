@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from nestvec.core.collection import Collection
-from nestvec.core.errors import NestvecError
+from nestvec.core.errors import NestvecError, NotFound
 from nestvec.core.ports import Shards, VectorStore
+from nestvec.core.prefix_copy import copy_name
 from nestvec.core.regions import RegionMap
 from nestvec.core.sketch import drawn_assets
 from nestvec.replication.headings import REGIONS, whole_at
@@ -165,6 +166,15 @@ class PrefixKind:
         made = await self._copying.make(wanted, own)
         self._outdated = False
         return made
+
+    async def standing(self, collection: str) -> Collection:
+        """See way.Kind."""
+        stands = await self._copying.standing(collection, self._region)
+        if stands is None:
+            raise NotFound(
+                "copy", copy_name(collection, self._region), "it is made when its home is reached"
+            )
+        return stands
 
     async def _drawn(self, record: Collection) -> Mapping[str, bytes] | None:
         """What the home's tier has probably drawn: megabytes that need not travel. None where that

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from nestvec.core.errors import InvalidRequest, NestvecError
+from nestvec.core.errors import InvalidRequest, NestvecError, NotFound
 from nestvec.core.ports import Catalogue, VectorStore
 from nestvec.core.region_reports import RegionDifference, RegionStatus, ReplicationStatus
 from nestvec.core.regions import HeldCollection, RegionMap
@@ -17,7 +18,7 @@ from nestvec.replication import headings
 from nestvec.replication.claiming import Claims
 from nestvec.replication.comparing import compare
 from nestvec.replication.neighbours import Neighbour
-from nestvec.replication.staleness import replicated, staleness
+from nestvec.replication.staleness import staleness
 from nestvec.replication.way import Way, require_reachable, require_well
 from nestvec.telemetry.logs import logger
 
@@ -121,7 +122,7 @@ class RegionalApp:
                     clock_skew_s=neighbour.skew_s or 0.0,
                     collections=() if described is None else tuple(described.collections.values()),
                     replication=[
-                        self._status_of(way, tallies[way.collection])
+                        await self._status_of(way, tallies[way.collection])
                         for way in self._ways
                         if way.neighbour.name == place.name
                     ],
@@ -139,11 +140,7 @@ class RegionalApp:
                 documents = await self._store.count(one)
             except NestvecError:
                 continue
-            held.append(
-                HeldCollection(
-                    name, one.generation, one.space.fingerprint, one.store_dim, documents
-                )
-            )
+            held.append(HeldCollection.of(one, documents))
         return held
 
     def _said_of(self, neighbour: Neighbour) -> str:
@@ -153,7 +150,7 @@ class RegionalApp:
             return str(error)
         return ""
 
-    def _status_of(self, way: Way, tally: Mapping[str, int]) -> ReplicationStatus:
+    async def _status_of(self, way: Way, tally: Mapping[str, int]) -> ReplicationStatus:
         """By its figures in the store; whoever works on it knows best what it waits for."""
         name = way.neighbour.name
         said = self._said_of(way.neighbour)
@@ -161,6 +158,7 @@ class RegionalApp:
             said = way.said or said
         if not said and tally.get(headings.waiting_of(name)):
             said = "it waits; the log of the process that copies it says for what (region.waits)"
+        documents, stored_bytes = await self._stored(way)
         return ReplicationStatus(
             collection=way.collection,
             lag=tally.get(headings.lag_of(name), 0),
@@ -169,28 +167,49 @@ class RegionalApp:
             said=said,
             prefix_dim=way.kind.prefix_dim,
             nbytes=tally.get(headings.bytes_of(name), 0),
+            documents=documents,
+            stored_bytes=stored_bytes,
         )
 
+    async def _stored(self, way: Way) -> tuple[int, int]:
+        """Documents and bytes in the store of a copy of prefixes, which no client can name."""
+        if not way.kind.prefix_dim:
+            return 0, 0
+        try:
+            usage = await self._store.usage(await way.kind.standing(way.collection))
+        except NotFound:
+            return 0, 0
+        each = usage.vector_bytes_per_document + usage.payload_bytes_per_document
+        return usage.documents, round(usage.documents * each)
+
     async def verify(self, name: str) -> list[RegionDifference]:
-        """A replicated collection against every other region; one that cannot be compared says why.
-        Raises NotFound, or InvalidRequest for one that is not replicated.
+        """A replicated collection against every other region, or the copies of prefixes of one
+        against their homes; one that cannot be compared says why. Raises NotFound, or
+        InvalidRequest for a collection of which nothing is copied.
         """
-        regions = self._regions
-        if regions is None or name not in replicated(regions):
-            shared = ", ".join(replicated(regions)) if regions else ""
+        ways = [way for way in self._ways if way.collection == name]
+        if not ways:
             raise InvalidRequest(
                 "collection",
-                f"{name!r} is not replicated between regions; replicated here: {shared or 'none'} "
-                f"(regions.collections)",
+                f"{name!r} is not replicated between regions, and no prefixes of it are copied; "
+                f"replicated here: {self._named(prefixes=False)}; prefixes here: "
+                f"{self._named(prefixes=True)} (regions.collections)",
             )
-        self._catalogue.forget(name)
-        collection = await self._catalogue.get(name)
-        found = []
-        for place in regions.others:
-            try:
-                require_reachable(self._neighbours[place.name])
-                source = self._neighbours[place.name].source()
-                found.append(await compare(self._store, collection, place.name, source))
-            except NestvecError as error:
-                found.append(RegionDifference(place.name, said=str(error)))
-        return found
+        if not all(way.kind.prefix_dim for way in ways):
+            self._catalogue.forget(name)
+            await self._catalogue.get(name)
+        return [await self._difference(way) for way in ways]
+
+    async def _difference(self, way: Way) -> RegionDifference:
+        region, dim = way.neighbour.name, way.kind.prefix_dim
+        try:
+            require_reachable(way.neighbour)
+            collection = await way.kind.standing(way.collection)
+            found = await compare(self._store, collection, region, way.neighbour.source())
+        except NestvecError as error:
+            return RegionDifference(region, said=str(error), prefix_dim=dim)
+        return replace(found, prefix_dim=dim)
+
+    def _named(self, *, prefixes: bool) -> str:
+        names = {way.collection for way in self._ways if bool(way.kind.prefix_dim) == prefixes}
+        return ", ".join(sorted(names)) or "none"

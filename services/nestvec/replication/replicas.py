@@ -71,6 +71,11 @@ class Replica:
         _log.info("region.collection_made", collection=self._name, generation=made.generation)
         return made
 
+    async def standing(self, collection: str) -> Collection:
+        """See Kind."""
+        self._catalogue.forget(collection)
+        return await self._catalogue.get(collection)
+
     def transform(self, source: Collection, sink: Collection) -> Transform:
         """See Kind. Where the two serve different models, texts are encoded again."""
         same = source.space.fingerprint == sink.space.fingerprint

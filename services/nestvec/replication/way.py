@@ -92,6 +92,10 @@ class Kind(Protocol):
         """
         ...
 
+    async def standing(self, collection: str) -> Collection:
+        """What is filled here, as the store has it. Raises NotFound while there is none."""
+        ...
+
     def transform(self, source: Collection, sink: Collection) -> Transform:
         """From one to the other. Raises where there is no way."""
         ...

@@ -76,6 +76,7 @@ class WayPositions:
         self._heading = headings.copied_from(region)
         pair = (source.identity, source.generation, sink.identity, sink.generation)
         digest = hashlib.blake2b(repr(pair).encode(), digest_size=6).digest()
+        self._followed = source.generation
         self._pair = int.from_bytes(digest, "big")
 
     async def load(self) -> dict[str, int]:
@@ -88,7 +89,8 @@ class WayPositions:
         # In this order: what is not known to be whole must not pass for it.
         await store.set_tally(name, headings.REGIONS, {headings.whole_at(self._region): 0})
         await store.drop_tally(name, self._heading)
-        await store.set_tally(name, self._heading, {headings.PAIR: self._pair})
+        begun = {headings.PAIR: self._pair, headings.FOLLOWED: self._followed}
+        await store.set_tally(name, self._heading, begun)
         return {}
 
     async def save(self, numbers: Mapping[str, int]) -> None:

@@ -8,20 +8,24 @@ its details travel with them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from nestvec.core.errors import NestvecError
+from nestvec.core.errors import NestvecError, WorkerUnavailable
 from nestvec.rpc.decoding import Refused, careful
 from nestvec.rpc.interceptors import REQUEST_ID_KEY, GuardedServer
 from nestvec.rpc.server import Mounted
 from nestvec.rpc.status import code_of, message_of, trailers_of
+from nestvec.rpc.traced import Metadata, Traced, end_of_call, passed_on
 from nestvec.security.guard import Entered, Entry
+from nestvec.telemetry import tracing
 from nestvec.telemetry.logs import logger
+from nestvec.telemetry.tracing import Span
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # What belongs to one hop, and is made anew for the next.
@@ -51,16 +55,18 @@ class Forwarder:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         path = f"/{self._service.full_name}/{method.name}"
         gate = _Gate(server.entry(path), method)
+        spans = Traced(path.removeprefix("/"))
 
         async def unary(request: bytes, context: Context) -> bytes:
             entered: Entered | None = None
             try:
                 entered = gate.enter(context, request)
-                channel: Any = self._channel()
-                call = channel.unary_unary(path)(
-                    request, timeout=context.time_remaining(), metadata=_metadata(context)
-                )
-                response: bytes = await call
+                with _Passing(spans, context, entered) as passing:
+                    channel: Any = self._channel()
+                    call = channel.unary_unary(path)(
+                        request, timeout=context.time_remaining(), metadata=passing.metadata
+                    )
+                    response = await _answer(call)
             except (grpc.aio.AioRpcError, NestvecError) as error:
                 await _end(context, path, error)
                 raise
@@ -74,12 +80,14 @@ class Forwarder:
             try:
                 entered = gate.enter(context)
                 requests = await gate.checked(entered, requests)
-                channel: Any = self._channel()
-                call = channel.stream_stream(path)(
-                    requests, timeout=context.time_remaining(), metadata=_metadata(context)
-                )
-                async for response in call if entered is None else entered.lasting(call):
-                    yield response
+                with _Passing(spans, context, entered) as passing:
+                    channel: Any = self._channel()
+                    call = channel.stream_stream(path)(
+                        requests, timeout=context.time_remaining(), metadata=passing.metadata
+                    )
+                    lasting = call if entered is None else entered.lasting(call)
+                    async for response in _answers(lasting):
+                        yield response
             except (grpc.aio.AioRpcError, NestvecError) as error:
                 await _end(context, path, error)
             finally:
@@ -97,6 +105,28 @@ def forwarded(
     """For a server."""
     forwarder = Forwarder(file, service, channel)
     return Mounted(file, service, forwarder, lambda one, guarded: one.add_to(guarded))
+
+
+class _Passing:
+    """One call while it is passed on, and its span here, where it is traced. metadata: to pass on;
+    where traces are off here, they may be on there.
+    """
+
+    def __init__(self, spans: Traced, context: Context, entered: Entered | None) -> None:
+        self.metadata = _metadata(context)
+        self._span: Span | None = None
+        if tracing.tracer is not None:
+            self._span = spans.begin(context, entered)
+            self.metadata = passed_on(self.metadata, self._span)
+
+    def __enter__(self) -> _Passing:
+        if self._span is not None:
+            self._span.set({"nestvec.passed_on": True})
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._span is not None:
+            end_of_call(self._span, error)
 
 
 class _Gate:
@@ -160,13 +190,45 @@ async def _followed_by(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterato
         yield one
 
 
-def _metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:
+def _metadata(context: Context) -> Metadata:
     given: Any = context.invocation_metadata() or ()
     return tuple(
         (key, value)
         for key, value in given
         if key not in _OF_THE_HOP and not key.startswith("grpc-")
     )
+
+
+async def _answer(call: Awaitable[bytes]) -> bytes:
+    """As the call itself, but for one that was hung up on here: see `_hung_up`."""
+    try:
+        return await call
+    except asyncio.CancelledError:
+        _hung_up()
+        raise
+
+
+async def _answers(call: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """As `_answer`, of a stream."""
+    try:
+        async for response in call:
+            yield response
+    except asyncio.CancelledError:
+        _hung_up()
+        raise
+
+
+def _hung_up() -> None:
+    """Raise WorkerUnavailable where it is not the caller who has gone away: the channel was closed,
+    since its process has left the cluster. A call that just ends as cancelled would never be
+    answered.
+    """
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        raise WorkerUnavailable(
+            "the process that this call was passed on to has left the cluster; what became of it "
+            "is not known: look, and call again"
+        ) from None
 
 
 async def _end(context: Context, path: str, error: grpc.aio.AioRpcError | NestvecError) -> None:

@@ -59,6 +59,8 @@ def _way_to_wire(one: ReplicationStatus) -> region_pb2.ReplicationStatus:
         said=one.said,
         prefix_dim=one.prefix_dim,
         bytes=one.nbytes,
+        documents=one.documents,
+        stored_bytes=one.stored_bytes,
     )
 
 
@@ -71,6 +73,8 @@ def _way_from_wire(one: region_pb2.ReplicationStatus) -> ReplicationStatus:
         said=one.said,
         prefix_dim=one.prefix_dim,
         nbytes=one.bytes,
+        documents=one.documents,
+        stored_bytes=one.stored_bytes,
     )
 
 
@@ -86,6 +90,9 @@ def differences_to_wire(found: Iterable[RegionDifference]) -> list[region_pb2.Re
             different=one.different,
             examples=one.examples,
             said=one.said,
+            contents=one.contents,
+            other_contents=one.other_contents,
+            prefix_dim=one.prefix_dim,
         )
         for one in found
     ]
@@ -105,6 +112,9 @@ def differences_from_wire(
             different=one.different,
             examples=tuple(one.examples),
             said=one.said,
+            contents=one.contents,
+            other_contents=one.other_contents,
+            prefix_dim=one.prefix_dim,
         )
         for one in messages
     ]

@@ -215,6 +215,7 @@ def held_to_wire(held: HeldCollection) -> region_pb2.RegionCollection:
         space=common_pb2.SpaceRef(fingerprint=held.fingerprint, dim=held.dim),
         documents=held.documents,
         staleness_s=held.staleness_s,
+        tiers=held.tiers,
     )
 
 
@@ -323,6 +324,7 @@ def held_from_wire(message: region_pb2.RegionCollection) -> HeldCollection:
         space.dim,
         message.documents,
         dict(message.staleness_s),
+        tuple(message.tiers),
     )
 
 

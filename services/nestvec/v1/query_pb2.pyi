@@ -159,7 +159,8 @@ class SearchOptions(_message.Message):
     watermark: _builtins.bytes
     """From an ingest or delete response: the search waits, within its deadline, until what that
     response speaks of can be found (read your writes). A shard that does not get there in time
-    counts as missing.
+    counts as missing. One of another region is waited for where the collection is replicated, and
+    INVALID_ARGUMENT elsewhere: what is written there does not come here.
     """
     target_recall: _builtins.float
     """The share (above 0, at most 1) of exact search's k best that answers shall hold, on average over

@@ -71,6 +71,7 @@ class RegionCollection(_message.Message):
     SPACE_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     STALENESS_S_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     generation: _builtins.int
     documents: _builtins.int
@@ -82,6 +83,10 @@ class RegionCollection(_message.Message):
         here. A region that is missing was never heard of.
         """
 
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """That are searched there: each region adds and drops its own."""
+
     def __init__(
         self,
         *,
@@ -90,10 +95,11 @@ class RegionCollection(_message.Message):
         space: _common_pb2.SpaceRef | None = ...,
         documents: _builtins.int = ...,
         staleness_s: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        tiers: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "generation", b"generation", "name", b"name", "space", b"space", "staleness_s", b"staleness_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "generation", b"generation", "name", b"name", "space", b"space", "staleness_s", b"staleness_s", "tiers", b"tiers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1078,6 +1084,8 @@ class ReplicationStatus(_message.Message):
     SAID_FIELD_NUMBER: _builtins.int
     PREFIX_DIM_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     lag: _builtins.int
     """Changes there that are not here."""
@@ -1091,6 +1099,9 @@ class ReplicationStatus(_message.Message):
     """A copy of prefixes only: of this tier. 0: whole documents."""
     bytes: _builtins.int
     """Bytes of its log and documents that came over the wire since the start."""
+    documents: _builtins.int
+    """Of a copy of prefixes: what it has here, in the store."""
+    stored_bytes: _builtins.int
     def __init__(
         self,
         *,
@@ -1101,10 +1112,12 @@ class ReplicationStatus(_message.Message):
         said: _builtins.str = ...,
         prefix_dim: _builtins.int = ...,
         bytes: _builtins.int = ...,
+        documents: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "collection", b"collection", "lag", b"lag", "prefix_dim", b"prefix_dim", "refused", b"refused", "said", b"said", "staleness_s", b"staleness_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "collection", b"collection", "documents", b"documents", "lag", b"lag", "prefix_dim", b"prefix_dim", "refused", b"refused", "said", b"said", "staleness_s", b"staleness_s", "stored_bytes", b"stored_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1163,6 +1176,9 @@ class RegionDifference(_message.Message):
     DIFFERENT_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     SAID_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
+    OTHER_CONTENTS_FIELD_NUMBER: _builtins.int
+    PREFIX_DIM_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     documents_here: _builtins.int
     """Live documents of each."""
@@ -1173,6 +1189,13 @@ class RegionDifference(_message.Message):
     different: _builtins.int
     said: _builtins.str
     """Why it could not be compared; empty where it was."""
+    contents: _builtins.int
+    """Documents at the same version, which a caller chose, whose contents were compared; and those of
+    them that differ: write one of the two again, at a greater version.
+    """
+    other_contents: _builtins.int
+    prefix_dim: _builtins.int
+    """A copy of prefixes of this tier was compared with its home. 0: whole documents."""
     @_builtins.property
     def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """A few of these ids."""
@@ -1188,10 +1211,13 @@ class RegionDifference(_message.Message):
         different: _builtins.int = ...,
         examples: _abc.Iterable[_builtins.str] | None = ...,
         said: _builtins.str = ...,
+        contents: _builtins.int = ...,
+        other_contents: _builtins.int = ...,
+        prefix_dim: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["different", b"different", "documents_here", b"documents_here", "documents_there", b"documents_there", "examples", b"examples", "missing_here", b"missing_here", "missing_there", b"missing_there", "region", b"region", "said", b"said"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents", "different", b"different", "documents_here", b"documents_here", "documents_there", b"documents_there", "examples", b"examples", "missing_here", b"missing_here", "missing_there", b"missing_there", "other_contents", b"other_contents", "prefix_dim", b"prefix_dim", "region", b"region", "said", b"said"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,13 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestvec.core.clock import MAX_REGION, MAX_VERSION, HybridClock
+from nestvec.core.clock import (
+    MAX_REGION,
+    MAX_VERSION,
+    HybridClock,
+    made_by_clock,
+    wall_clock_ms,
+)
 
 MILLISECONDS = st.integers(0, 4_000_000_000_000)  # until 2096
 
@@ -55,3 +61,10 @@ def test_many_in_one_millisecond_and_the_end_of_the_scale() -> None:
 def test_the_scale_reaches_beyond_our_time() -> None:
     now_ms = int(time.time() * 1000)
     assert HybridClock(lambda: now_ms * 2).tick() < MAX_VERSION
+
+
+def test_a_version_that_a_caller_chose_is_told_from_a_clocks() -> None:
+    assert made_by_clock(HybridClock(wall_clock_ms, 7).tick())
+    seconds = time.time()
+    chosen = [0, 1, 10**6, int(seconds), int(seconds * 1e3), int(seconds * 1e6), time.time_ns()]
+    assert [one for one in chosen if made_by_clock(one)] == []

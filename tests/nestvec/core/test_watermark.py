@@ -12,12 +12,24 @@ from nestvec.core.watermark import Watermark, follows, sequence_of, split_sequen
 
 SEQUENCES = st.integers(0, (1 << 48) - 1)
 PARTITIONS = st.integers(0, (1 << 14) - 1)
+REGIONAL = st.builds(
+    Watermark,
+    st.just(3),
+    st.dictionaries(PARTITIONS, SEQUENCES, max_size=12),
+    st.integers(0, 255),
+)
 MARKS = st.builds(Watermark, st.just(3), st.dictionaries(PARTITIONS, SEQUENCES, max_size=12))
 
 
-@given(MARKS)
+@given(REGIONAL)
 def test_it_travels_unchanged(mark: Watermark) -> None:
     assert Watermark.from_bytes(mark.to_bytes()) == mark
+
+
+def test_what_was_given_out_before_there_were_regions_is_read() -> None:
+    data = bytes.fromhex("0103000000" + "0200" + "0700000000000000")
+    assert Watermark.from_bytes(data) == Watermark(3, {2: 7})
+    assert Watermark(3, {2: 7}).to_bytes() == data
 
 
 @given(MARKS, MARKS, MARKS)

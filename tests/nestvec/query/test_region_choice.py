@@ -113,3 +113,14 @@ def test_an_unknown_age_is_no_small_one() -> None:
     assert behind(("us", "ap", "sa"), ages, 5.0) == {"ap": None, "sa": None}
     assert behind(("us",), ages, 4.9) == {"us": 5.0}
     assert behind(("us",), {"us": 0.1}, 0.0) == {"us": 0.1}
+
+
+def test_with_a_watermark_no_other_region_answers_in_place_of_this_one() -> None:
+    choice = ReplicatedChoice("eu", OTHERS, (), 30.0, own=True)
+    assert not choice.hedge(WAITING)
+    assert not choice.enough(progress(None, settled=False, us=GOOD)), "it waits for no watermark"
+    assert choice.enough(progress(GOOD))
+    # Where this region fails another one answers, and what may be missing is said.
+    assert choice.more(progress(None)) == ["us"]
+    assert choice.lacking(progress(None, us=GOOD)) == ["eu"]
+    assert choice.lacking(progress(PARTLY, us=GOOD)) == ["eu"]

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from nestvec.adapters.memory_store import MemoryStore
+from nestvec.core.clock import HybridClock, wall_clock_ms
 from nestvec.core.collection import Collection
+from nestvec.core.document import Document, FieldValue, payload_to_bytes
 from nestvec.core.errors import InvalidRequest
-from nestvec.core.ports import StoredVersion
+from nestvec.core.ports import StoredVersion, StoreRecord
 from nestvec.core.region_reports import RegionDifference
 from nestvec.replication import comparing
 from nestvec.replication.comparing import compare
@@ -117,10 +119,51 @@ async def test_what_is_written_again_and_again_is_no_difference(
 async def test_one_that_is_whole_is_not_looked_at_again(here: MemoryStore, there: There) -> None:
     docs = await created(here)
     assert there.docs is not None
+    version = HybridClock(wall_clock_ms).tick()
     for store, one in ((here, docs), (there, there.docs)):
-        await store.put(one, some_records(map(str, range(100)), version=5))
+        await store.put(one, some_records(map(str, range(100)), version=version))
     found = await difference(here, docs, there)
     assert (found.clean, found.documents_here, there.looks) == (True, 100, 0)
+    assert found.contents == 0
+
+
+async def test_other_contents_at_a_version_that_a_caller_chose_are_a_difference(
+    here: MemoryStore, there: There
+) -> None:
+    docs = await created(here)
+    assert there.docs is not None
+    clocks = HybridClock(wall_clock_ms).tick()
+    for store, one, tag in ((here, docs, "here"), (there, there.docs, "there")):
+        await store.put(one, said("alike", 7, "same", "one"))
+        await store.put(one, said(tag, 2**40, "x", "y"))
+        # No two clocks make the same one: it is not looked at.
+        await store.put(one, said(tag, clocks, "clock's"))
+    found = await difference(here, docs, there)
+    assert (found.contents, found.other_contents, found.examples) == (4, 2, ["x", "y"])
+    assert (found.different, found.clean) == (0, False)
+    await here.put(docs, said("there", 2**40, "x", "y"))
+    assert (await difference(here, docs, there)).clean
+
+
+def said(text: str, version: int, *names: str) -> list[StoreRecord]:
+    """Documents of the same words."""
+    return [
+        StoreRecord(name, b"vector", payload_to_bytes(Document(name, text)), version)
+        for name in names
+    ]
+
+
+async def test_a_document_whose_fields_stand_in_another_order_is_the_same(
+    here: MemoryStore, there: There
+) -> None:
+    docs = await created(here)
+    assert there.docs is not None
+    fields: tuple[dict[str, FieldValue], ...] = ({"a": 1, "b": "x"}, {"b": "x", "a": 1})
+    for store, one, mine in zip((here, there), (docs, there.docs), fields, strict=True):
+        payload = payload_to_bytes(Document("d", "words", mine))
+        await store.put(one, [StoreRecord("d", b"vector", payload, 7)])
+    found = await difference(here, docs, there)
+    assert (found.contents, found.other_contents) == (1, 0)
 
 
 async def test_what_differs_in_great_numbers_is_counted_without_a_second_look(

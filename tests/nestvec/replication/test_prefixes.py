@@ -200,6 +200,22 @@ async def test_a_home_without_the_tier_or_with_nonsense_for_assets_is_refused() 
         await regions.close()
 
 
+async def test_a_copy_stands_while_its_home_does_not_serve_the_tier() -> None:
+    regions = await two_regions()
+    try:
+        with pytest.raises(NotFound, match=r"'docs~us' does not exist; it is made when its home"):
+            await regions.kind.standing("docs")
+        copy = await regions.copied()
+        regions.home = await without_tier(regions.home_store, regions.home, DIM)
+        with pytest.raises(InvalidRequest, match=f"does not serve tier {DIM}"):
+            await regions.copy()
+        assert await regions.kind.standing("docs") == copy
+        regions.home = await with_tier(regions.home_store, regions.home, DIM, Evidence())
+        assert (await regions.copied()).name == copy.name
+    finally:
+        await regions.close()
+
+
 async def test_rows_that_no_document_can_have_are_refused_one_by_one() -> None:
     regions = await two_regions()
     try:

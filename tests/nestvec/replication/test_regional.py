@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from nestvec.adapters.models.memory import HashModel
-from nestvec.core.clock import HybridClock
+from nestvec.core.clock import HybridClock, wall_clock_ms
 from nestvec.core.document import Document, payload_to_bytes
 from nestvec.core.errors import NotFound
 from nestvec.core.fields import FieldSchema, FieldType
@@ -19,7 +19,7 @@ from nestvec.core.region_reports import ReplicationStatus
 from nestvec.ingest.batch import Ack, Item
 from nestvec.replication import comparing, headings
 from nestvec.replication.regional import RegionalApp
-from tests.support.far_places import CLAIM_S, NAMES, Place, following, now_ms, open_world
+from tests.support.far_places import CLAIM_S, NAMES, Place, following, open_world
 from tests.support.faults import PATIENT_S, eventually
 
 
@@ -367,7 +367,7 @@ async def test_deletions_are_remembered_until_every_region_has_them() -> None:
 
 
 def now_in_a_day() -> int:
-    return now_ms() + 25 * 3600 * 1000
+    return wall_clock_ms() + 25 * 3600 * 1000
 
 
 async def test_deletions_are_forgotten_once_every_region_has_them() -> None:
@@ -385,7 +385,7 @@ async def test_deletions_are_forgotten_once_every_region_has_them() -> None:
 
         async def told() -> bool:
             kept = await place.store.tally("docs", headings.REGIONS)
-            return kept.get(headings.told_at("us"), 0) > now_ms()
+            return kept.get(headings.told_at("us"), 0) > wall_clock_ms()
 
         await eventually(told)
         place.ingest._tidier._now_ms = now_in_a_day
@@ -417,7 +417,7 @@ async def test_whoever_copies_tells_in_metrics_and_nobody_else() -> None:
                 return told("lag_changes") == 0.0 and told("waiting") == 0.0
 
             await eventually(all_told)
-            assert abs((told("whole_timestamp_seconds") or 0.0) - now_ms() / 1e3) < PATIENT_S
+            assert abs((told("whole_timestamp_seconds") or 0) - wall_clock_ms() / 1e3) < PATIENT_S
             assert told("refused_documents") == 0.0
             assert (told("received_bytes_total") or 0.0) > 0.0
         assert told("lag_changes") is None
