@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from nestvec.core.balance import CircuitBreaker
 from nestvec.core.errors import BudgetSpent, Overloaded, StoreUnavailable, WorkerUnavailable
+from nestvec.telemetry import metrics, tracing
+from nestvec.telemetry.scraped import by_name
 
 Result = TypeVar("Result")
 
@@ -36,10 +38,16 @@ class BoundedExecutor:
     def __init__(self, name: str, threads: int, waiting: int) -> None:
         self._name = name
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"nestvec-{name}")
+        self._threads = threads
         self._places = threads + waiting
         self._taken = 0
         # Places are taken on the event loop and given back by the threads.
         self._lock = threading.Lock()
+        # Where nothing may wait, somebody else keeps a queue before it.
+        if waiting:
+            metrics.QUEUE_RUNNING.watch(self, lambda one: by_name({name: one.running}))
+            metrics.QUEUE_WAITING.watch(self, lambda one: by_name({name: one.waiting}))
+            metrics.QUEUE_PLACES.watch(self, lambda _: by_name({name: waiting}))
 
     async def run(self, stage: str, timeout_s: float | None, work: Callable[[], Result]) -> Result:
         """`work()` in a thread. Raises BudgetSpent(stage) after `timeout_s`, Overloaded at once
@@ -62,6 +70,16 @@ class BoundedExecutor:
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
         return self._taken == 0
+
+    @property
+    def running(self) -> int:
+        """Calls that have a thread."""
+        return min(self._taken, self._threads)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for one."""
+        return max(self._taken - self._threads, 0)
 
     def _submit(self, work: Callable[[], Result]) -> Future[Result]:
         with self._lock:
@@ -148,7 +166,10 @@ class StoreGate:
         began_s = self._clock()
         try:
             async with asyncio.timeout(timeout_s):
-                result = await work()
+                if tracing.current() is None:
+                    result = await work()
+                else:
+                    result = await tracing.in_part(f"store.{self._stage}", {}, work())
         except (TimeoutError, StoreUnavailable) as error:
             # Whoever hardly waited has learnt nothing of a store that is silent.
             if self._clock() - began_s >= _SLOWLY_S:

@@ -26,10 +26,11 @@ from nestvec.core.members import Facts, Member, MemberRole, MemberState, Place
 from nestvec.membership.lease import Lease
 from nestvec.membership.measures import resident_bytes
 from nestvec.rpc.clients import channel_to
-from nestvec.rpc.securing import channel_security, check_security, server_limits, server_security
-from nestvec.rpc.server import HealthPort, Mounted, Server
+from nestvec.rpc.securing import channel_security, server_limits, server_security
+from nestvec.rpc.server import HealthPort, Mounted, Server, ServerSecurity
 from nestvec.telemetry.exporter import export_metrics
 from nestvec.telemetry.logs import configure_logs, logger
+from nestvec.telemetry.opening import open_tracing
 
 # Of a server that listens on all of them: nobody can be told to call it there.
 _EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")
@@ -53,15 +54,18 @@ _log = logger()
 
 
 async def listen(
-    settings: Settings, mounted: Sequence[Mounted], stack: AsyncExitStack, serving: bool = True
+    settings: Settings,
+    mounted: Sequence[Mounted],
+    stack: AsyncExitStack,
+    serving: bool = True,
+    security: ServerSecurity | None = None,
 ) -> Server:
     """Serve `mounted` until `stack` closes, then drain. serving: whether it is healthy from the
-    start. Raises ConfigError when it cannot, and for a port beyond this machine that anyone could
-    call.
+    start. security: of the port, where it was opened before. Raises ConfigError when it cannot, and
+    for a port beyond this machine that anyone could call.
     """
     section = settings.server
-    check_security(settings)
-    server = Server(mounted, server_limits(settings), server_security(settings))
+    server = Server(mounted, server_limits(settings), security or server_security(settings))
     probes = None
     if section.health_port is not None:
         # Closed last: that calls are finished is told there as well.
@@ -72,6 +76,19 @@ async def listen(
     if probes is not None:
         await probes.start(section.host, section.health_port or 0)
     return server
+
+
+def trace(settings: Settings, stack: AsyncExitStack, role: MemberRole | None = None) -> None:
+    """Trace what this process does until `stack` closes, where the settings say so. role: what it
+    is in a cluster. Raises ConfigError.
+    """
+    open_tracing(
+        settings.telemetry.traces,
+        stack,
+        role="" if role is None else role.value,
+        instance=settings.cluster.slot or "",
+        region=settings.regions.here or "",
+    )
 
 
 async def open_channel(settings: Settings, address: str, stack: AsyncExitStack) -> grpc.aio.Channel:
@@ -148,13 +165,15 @@ async def host(
     heartbeats, until everybody knows; then no new calls, and those in flight finish; then the lease
     is given up; then what was opened is closed. Raises ConfigError or StoreUnavailable.
     """
-    check_security(settings)
+    # First: what is wrong with it is said before anything is opened.
+    security = server_security(settings)
+    trace(settings, stack, role)
     offered = await opener(settings, stack)
     offer = offered if isinstance(offered, Offer) else Offer(offered)
     belongs = offer.lease is not None or (role is not None and settings.cluster.name is not None)
     # Between what was opened and the server: the lease goes when the last call is finished.
     leaving = await stack.enter_async_context(AsyncExitStack())
-    server = await listen(settings, offer.mounted, stack, serving=not belongs)
+    server = await listen(settings, offer.mounted, stack, not belongs, security)
     hosted_at = f"{settings.server.host}:{server.port}"
     lease = offer.lease
     if belongs:

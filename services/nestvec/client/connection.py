@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from nestvec.client.credentials import Credentials
+from nestvec.client.traces import trace_headers
 from nestvec.core.errors import ConfigError, InvalidRequest, NestvecError
 from nestvec.core.space import Space
 from nestvec.rpc.status import error_from
@@ -118,7 +119,8 @@ class Connection:
 
     def metadata(self) -> Metadata:
         """Of one call."""
-        return () if self.request_id is None else ((REQUEST_ID_KEY, self.request_id()),)
+        own = () if self.request_id is None else ((REQUEST_ID_KEY, self.request_id()),)
+        return (*own, *trace_headers())
 
     def limit(self, timeout_s: float | None) -> float:
         """The seconds that a call may take. Raises InvalidRequest when there are none."""

@@ -24,7 +24,7 @@ from nestvec.core.ports import StoreUsage
 from nestvec.rpc.calibration_wire import calibration_from_wire
 from nestvec.rpc.evidence_wire import code_from_wire, evidence_from_wire
 from nestvec.rpc.field_wire import fields_from_wire, schema_from_wire
-from nestvec.rpc.region_outcome_wire import outcome_from_wire
+from nestvec.rpc.region_outcome_wire import outcome_from_wire, told_policy
 from nestvec.rpc.wire import (
     certificate_from_wire,
     dtype_from_wire,
@@ -154,6 +154,8 @@ def server_info(message: admin_pb2.DescribeServerResponse) -> ServerInfo:
                 one.min_coverage,
                 one.target_recall if one.HasField("target_recall") else None,
                 one.cross_encode,
+                told_policy(one.regions),
+                one.local_score if one.HasField("local_score") else None,
             )
             for one in message.search_classes
         ),

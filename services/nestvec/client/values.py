@@ -19,7 +19,7 @@ from nestvec.core.document import FieldValue
 from nestvec.core.fields import FieldType
 from nestvec.core.measured import Evidence
 from nestvec.core.ports import StoreUsage, TierStatus
-from nestvec.core.regions import RegionOutcome, RegionState
+from nestvec.core.regions import RegionOutcome, RegionPolicy, RegionState
 from nestvec.core.space import Space
 
 # --- searching ----------------------------------------------------------------------------------
@@ -279,7 +279,9 @@ class CollectionDescription(CollectionInfo):
 class SearchClassInfo:
     """What a search class asks for; a collection serves its nearest tier. target_recall: what it is
     promised where a collection is calibrated. cross_encode: how many of the first hits the
-    cross-encoder orders anew.
+    cross-encoder orders anew. regions: which of them answer where a collection is shared;
+    local_score: the least score of the last hit here with which LOCAL_FIRST asks no others. Both
+    are None where the server does not tell.
     """
 
     name: str
@@ -290,6 +292,8 @@ class SearchClassInfo:
     min_coverage: float
     target_recall: float | None = None
     cross_encode: int = 0
+    regions: RegionPolicy | None = None
+    local_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

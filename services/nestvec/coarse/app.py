@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from nestvec.coarse import figures
 from nestvec.coarse.follower import Follower
 from nestvec.coarse.inspect import inspect_tier
 from nestvec.coarse.opening import Opener
@@ -92,6 +93,7 @@ class CoarseApp:
             store, factory, self._rows, snapshots, self._snapshot_threads, load_batch, keep_ids
         )
         self._saver = Saver(snapshots, self._snapshot_threads, snapshot_every_s, saves)
+        figures.watch(self)
 
     # --- searching ------------------------------------------------------------------------------
 

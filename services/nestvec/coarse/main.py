@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from nestvec.adapters.blob_store import open_blobs
 from nestvec.adapters.faiss_index import FaissFactory
 from nestvec.adapters.opening import open_registry, open_shared_store
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.admin.app import StoredCatalogue
 from nestvec.coarse import servicer
 from nestvec.coarse.app import CoarseApp
@@ -83,7 +84,7 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> Offer:
             f"coarse.shard is {section.shard}, expected 0 to {section.shards - 1}: coarse.shards "
             f"is {section.shards}"
         )
-    store = await open_shared_store(settings.store, stack)
+    store = await open_shared_store(settings.store, stack, StoreRole.COARSE)
     catalogue = StoredCatalogue(store, copies=True)
     if settings.cluster.name is not None:
         return await _in_cluster(settings, store, catalogue, stack)
@@ -107,7 +108,7 @@ async def _in_cluster(
         place.worker(section.replica),
         place=place,
     )
-    registry = await open_registry(settings.store, settings.cluster, stack)
+    registry = await open_registry(settings.store, settings.cluster, stack, StoreRole.COARSE)
     watch = Watch(registry, heartbeat_s)
     await watch.start()
     stack.push_async_callback(watch.close)

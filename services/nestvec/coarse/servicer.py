@@ -23,6 +23,7 @@ from nestvec.rpc.wire import (
     tier_to_wire,
     verification_to_wire,
 )
+from nestvec.telemetry import tracing
 from nestvec.v1 import coarse_pb2, coarse_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -97,6 +98,16 @@ class CoarseServicer(coarse_pb2_grpc.CoarseServiceServicer):
         )
         with self._load.one():
             answer = await self._app.search(query, timeout_s)
+        if (span := tracing.current()) is not None:
+            span.set(
+                {
+                    "nestvec.collection": ref.name,
+                    "nestvec.coarse_dim": query.coarse_dim,
+                    "nestvec.count": query.count,
+                    "nestvec.documents": answer.documents,
+                    "nestvec.matching": answer.matching,
+                }
+            )
         return coarse_pb2.SearchCoarseResponse(
             columns=[hits_to_wire(hits, bounded) for hits in answer.hits],
             documents=answer.documents,

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +30,7 @@ from nestvec.coarse.manifest import Foreign, Manifest, StoredView, from_npy, to_
 from nestvec.coarse.names import NameChunk
 from nestvec.coarse.segment import Columns, Segment, View
 from nestvec.coarse.tier import TierState
+from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import SnapshotFailed
 from nestvec.core.ports import BlobStore, CoarseIndex, CoarseIndexFactory, SnapshotInfo
@@ -79,7 +79,7 @@ class ShardSnapshots:
         shard: int,
         shards: int,
         keep: int = 2,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         assert keep >= 1
         self._blobs = blobs

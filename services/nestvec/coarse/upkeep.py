@@ -7,6 +7,7 @@ from functools import partial
 
 from nestvec.coarse.served import Served
 from nestvec.concurrency import BoundedExecutor
+from nestvec.membership.measures import give_back
 from nestvec.telemetry.logs import logger
 
 # A pause this long in writing is used to merge everything into one segment.
@@ -43,4 +44,7 @@ async def _compact(served: Served, threads: BoundedExecutor, idle: bool) -> bool
     if served.names is not None:
         done = await threads.run("compact", None, partial(served.names.compact, idle))
         worked = worked or done
+    if idle and not worked:
+        # What merges have freed; once a pause.
+        await threads.run("compact", None, give_back)
     return worked

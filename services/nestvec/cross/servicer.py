@@ -9,6 +9,7 @@ import grpc
 from nestvec.core.codec import floats_to_bytes
 from nestvec.core.ports import PairScorer
 from nestvec.rpc.server import Mounted, time_left_s
+from nestvec.telemetry import tracing
 from nestvec.v1 import cross_encoder_pb2, cross_encoder_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,6 +28,10 @@ class CrossEncoderServicer(cross_encoder_pb2_grpc.CrossEncoderServiceServicer):
         """See cross_encoder.proto."""
         left_s = time_left_s(context, self._cap_s)
         scores = await self._scorer.score(request.query, list(request.texts), left_s)
+        if (span := tracing.current()) is not None:
+            span.set(
+                {"nestvec.pairs": len(request.texts), "nestvec.cross_encoder": self._scorer.name}
+            )
         return cross_encoder_pb2.ScorePairsResponse(
             scores=floats_to_bytes(scores), model=self._scorer.name
         )

@@ -13,6 +13,7 @@ from nestvec.core.ports import Encoder, Encoders
 from nestvec.membership.measures import Load
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import role_from_wire, space_to_wire
+from nestvec.telemetry import tracing
 from nestvec.v1 import common_pb2, encoder_pb2, encoder_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,6 +37,8 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             encoder = await self._encoder_of(request.fingerprint, budget.stage_s("encode"))
             vectors = await encoder.encode(list(request.texts), role, budget.left_s())
         space = encoder.space
+        if (span := tracing.current()) is not None:
+            span.set({"nestvec.texts": len(request.texts), "nestvec.role": role.value})
         return encoder_pb2.EncodeResponse(
             vectors=floats_to_bytes(vectors),
             space=common_pb2.SpaceRef(fingerprint=space.fingerprint, dim=space.dim),

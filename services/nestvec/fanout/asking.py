@@ -18,14 +18,15 @@ from nestvec.core.balance import less_loaded_of_two
 from nestvec.core.errors import BudgetSpent, NestvecError, WorkerUnavailable
 from nestvec.core.hedging import Hedging
 from nestvec.core.members import MemberState
-from nestvec.fanout.race import Question, Race, Result
+from nestvec.fanout.race import CALL, Question, Race, Result, asked
 from nestvec.fanout.replica import Peer, Replica
 from nestvec.telemetry import metrics
 from nestvec.telemetry.logs import logger
 
 # How long a replica that failed before may take to show that it is well again.
 _PROBE_S = 2.0
-_CALLS, _PROBES = map(metrics.FANOUT_CALLS.labels, ("call", "probe"))
+PROBE = "probe"
+_CALLS, _PROBES = map(metrics.FANOUT_CALLS.labels, (CALL, PROBE))
 _log = logger()
 
 
@@ -106,7 +107,7 @@ class ReplicaGroup(Generic[Peer]):
         _CALLS.inc()
         replica.under_way += 1
         try:
-            answer = await question.call(replica.peer, timeout_s)
+            answer = await asked(question, replica, timeout_s, CALL)
         except WorkerUnavailable as error:
             replica.failed(self.clock(), str(error))
             raise
@@ -169,7 +170,7 @@ class ReplicaGroup(Generic[Peer]):
     async def _probed(self, replica: Replica[Peer], question: Question[Peer, Result]) -> None:
         try:
             async with asyncio.timeout(_PROBE_S):
-                await question.call(replica.peer, _PROBE_S)
+                await asked(question, replica, _PROBE_S, PROBE)
         except (WorkerUnavailable, BudgetSpent, TimeoutError) as error:
             replica.failed(self.clock(), str(error))
         except NestvecError:

@@ -17,14 +17,15 @@ from nestvec.core.errors import (
 )
 from nestvec.core.hedging import Hedging
 from nestvec.fanout.replica import Peer, Replica
-from nestvec.telemetry import metrics
+from nestvec.telemetry import metrics, tracing
 
 Result = TypeVar("Result")
 Call = Callable[[Peer, float], Awaitable[Result]]
 
 # One that is so much later than another at what both wait for is no longer just a little behind.
 _FAR_BEHIND_S = 0.25
-_CALLS, _HEDGES, _RETRIES = map(metrics.FANOUT_CALLS.labels, ("call", "hedge", "retry"))
+CALL, HEDGE, RETRY = "call", "hedge", "retry"
+_CALLS, _HEDGES, _RETRIES = map(metrics.FANOUT_CALLS.labels, (CALL, HEDGE, RETRY))
 
 
 def is_worth_another(error: BaseException) -> bool:
@@ -74,11 +75,27 @@ class Group(Protocol[Peer]):
         ...
 
 
+def asked(
+    question: Question[Peer, Result], replica: Replica[Peer], left_s: float, kind: str
+) -> Awaitable[Result]:
+    """One call of one replica. kind: why it is made, as FANOUT_CALLS counts it."""
+    asking = question.call(replica.peer, left_s)
+    if tracing.current() is None:
+        return asking
+    attributes = {"nestvec.replica": replica.name, "nestvec.attempt": kind}
+    return tracing.in_part(f"{question.stage}.attempt", attributes, asking)
+
+
 class Attempt(Generic[Peer, Result]):
-    """One call of one replica."""
+    """One call of one replica. kind: see `asked`."""
 
     def __init__(
-        self, replica: Replica[Peer], question: Question[Peer, Result], now_s: float, left_s: float
+        self,
+        replica: Replica[Peer],
+        question: Question[Peer, Result],
+        now_s: float,
+        left_s: float,
+        kind: str,
     ) -> None:
         self.replica = replica
         self.began_s = now_s
@@ -87,7 +104,7 @@ class Attempt(Generic[Peer, Result]):
         self.lost: asyncio.Future[None] | None = (
             replica.gone if replica.lost.done() else replica.lost
         )
-        self.task = asyncio.ensure_future(question.call(replica.peer, left_s))
+        self.task = asyncio.ensure_future(asked(question, replica, left_s, kind))
         replica.under_way += 1
         self.task.add_done_callback(self._end)
 
@@ -136,7 +153,7 @@ class Race(Generic[Peer, Result]):
         hedging = self._group.hedging
         hedging.called()
         _CALLS.inc()
-        if not self._start():
+        if not self._start(CALL):
             raise self._group.missing()
         if self._question.hedged:
             self._hedge_at_s = self._began_s + hedging.delay_s(self._question.kind)
@@ -224,18 +241,19 @@ class Race(Generic[Peer, Result]):
             self._hedge_at_s = float("inf")
             if self._group.pick(self._tried) is not None and hedging.may_hedge():
                 _HEDGES.inc()
-                self._start()
+                tracing.tell({"nestvec.hedged": True})
+                self._start(HEDGE)
         elif now_s >= self._slice_at_s:
             self._retry(now_s)
 
     def _retry(self, now_s: float) -> None:
-        if now_s < self._deadline_s and self._start():
+        if now_s < self._deadline_s and self._start(RETRY):
             self._group.hedging.counts.retries += 1
             _RETRIES.inc()
         elif not self._running:
             raise self._worst()
 
-    def _start(self) -> bool:
+    def _start(self, kind: str) -> bool:
         """Ask another one. False when there is none."""
         replica = self._group.pick(self._tried)
         if replica is None:
@@ -244,7 +262,7 @@ class Race(Generic[Peer, Result]):
         now_s = self._group.clock()
         self._tried.add(replica)
         left_s = self._deadline_s - now_s
-        self._running.append(Attempt(replica, self._question, now_s, left_s))
+        self._running.append(Attempt(replica, self._question, now_s, left_s, kind))
         # What is left, in equal slices for this one and for each that may still be asked.
         others = sum(one not in self._tried for one in self._group.ready())
         self._slice_at_s = now_s + left_s / (others + 1) if others else float("inf")

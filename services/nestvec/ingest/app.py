@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from nestvec.core.clock import HybridClock
+from nestvec.core.clock import HybridClock, wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.document import check_id
 from nestvec.core.errors import (
@@ -28,11 +28,7 @@ from nestvec.ingest.prepare import Preparer
 from nestvec.ingest.streams import ResumableStream, Streams
 from nestvec.ingest.tidying import NeededSince, Tidier
 from nestvec.ingest.visibility import Visibility
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+from nestvec.telemetry.tracing import part
 
 
 class IngestApp:
@@ -143,7 +139,8 @@ class IngestApp:
         """Write what was prepared. A later call for the same id stands, whatever becomes of the
         earlier one's `settle`. turn: see Committer.store.
         """
-        return await self._committer.store(prepared, self._patience(patience_s), turn)
+        with part("store", {"nestvec.documents": len(prepared.items)}):
+            return await self._committer.store(prepared, self._patience(patience_s), turn)
 
     async def settle(self, stored: Stored, ack: Ack, patience_s: float | None = None) -> Outcome:
         """Wait until what was stored is as far as `ack` asks. What is not in time is UNAVAILABLE:
@@ -153,7 +150,8 @@ class IngestApp:
         if ack is Ack.STORED or not watermark.sequences:
             return Outcome(len(stored.taken), stored.failures, watermark)
         patience_s = self._patience(patience_s)
-        late = await self._reach(stored.collection, watermark, patience_s)
+        with part("searchable", {"nestvec.documents": len(stored.taken)}):
+            late = await self._reach(stored.collection, watermark, patience_s)
         unfound = self._unfound(stored, late, patience_s)
         return Outcome(len(stored.taken) - len(unfound), stored.failures + unfound, watermark)
 

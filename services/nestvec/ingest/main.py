@@ -8,9 +8,10 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from nestvec.adapters.opening import open_shared_store
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.admin import servicer as admin_servicer
 from nestvec.admin.app import StoredCatalogue
-from nestvec.admin.main import admin_app, server_facts
+from nestvec.admin.main import admin_app, open_store_sizes, server_facts
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
 from nestvec.core.members import MemberRole
@@ -69,7 +70,7 @@ def ingest_app(
 
 async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     """What a process of this application offers."""
-    store = await open_shared_store(settings.store, stack)
+    store = await open_shared_store(settings.store, stack, StoreRole.INGEST)
     encoders = await open_encoders(settings, stack)
     shards = await open_shards(settings, store, stack)
     catalogue = StoredCatalogue(store)
@@ -77,6 +78,7 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     if settings.cluster.name is None:
         # In a cluster workers open what is assigned to them, and others may be restoring.
         await admin.open_all()
+    open_store_sizes(settings, store, stack)
     catalogue.tell(encoders.expect)
     await catalogue.refresh()
     catalogue.start()

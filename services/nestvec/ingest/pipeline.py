@@ -22,6 +22,7 @@ from nestvec.core.watermark import Watermark
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Ack, Failure, Item, Outcome, Prepared, Refusal
 from nestvec.ingest.streams import ResumableStream
+from nestvec.telemetry import metrics
 
 # Messages that may be in preparation while an earlier one is written, and those that are written
 # and wait for the shards.
@@ -105,6 +106,8 @@ class IngestStream:
         self._written: asyncio.Queue[_Written | Acknowledgement | Exception | None] = asyncio.Queue(
             _BEHIND
         )
+        read, written = self._read, self._written
+        metrics.INGEST_WAITING.watch(self, lambda _: [((), read.qsize() + written.qsize())])
         self._tasks: set[asyncio.Task[Any]] = set()
         self._resumed: ResumableStream | None = None
         self._watermark = Watermark(0)

@@ -21,6 +21,7 @@ from nestvec.core.ports import Encoder, Encoders
 from nestvec.core.space import Role
 from nestvec.encoders import encoder_of
 from nestvec.ingest.batch import Item, Prepared, Refusal
+from nestvec.telemetry.tracing import part
 
 _ENCODE_TIMEOUT_S = 120.0
 _PASSING = (Overloaded, WorkerUnavailable, BudgetSpent)
@@ -92,7 +93,8 @@ class Preparer:
         texts = [prepared.items[number].document.text for number in numbers]
         try:
             encoder = await self.encoder_of(prepared.collection, _ENCODE_TIMEOUT_S)
-            vectors = await encoder.encode(texts, Role.DOCUMENT, _ENCODE_TIMEOUT_S)
+            with part("encode", {"nestvec.texts": len(texts)}):
+                vectors = await encoder.encode(texts, Role.DOCUMENT, _ENCODE_TIMEOUT_S)
         except InvalidRequest as error:
             if len(numbers) == 1:
                 prepared.refuse(numbers[0], Refusal.INVALID, str(error))

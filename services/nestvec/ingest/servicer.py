@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from nestvec.core.codec import floats_from_bytes
 from nestvec.core.document import FieldValue
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.stream_digest import document_digest
+from nestvec.core.watermark import Watermark
 from nestvec.ingest.app import IngestApp
 from nestvec.ingest.batch import Ack, Failure, Item, Refusal
 from nestvec.ingest.pipeline import (
@@ -70,7 +72,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                 acknowledged_offset=one.offset,
                 errors=[_error(failure) for failure in one.failures],
                 indexed=one.indexed,
-                watermark=one.watermark.to_bytes(),
+                watermark=self._marked(one.watermark),
             )
 
     async def DeleteDocuments(
@@ -92,8 +94,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             deleted=deletion.deleted,
             missing_ids=deletion.missing,
             stale_ids=deletion.stale,
-            watermark=deletion.watermark.to_bytes(),
+            watermark=self._marked(deletion.watermark),
         )
+
+    def _marked(self, watermark: Watermark) -> bytes:
+        """With this region's number: it may come back to another one."""
+        return replace(watermark, region=self._app.options.region).to_bytes()
 
 
 def mount(app: IngestApp) -> Mounted:

@@ -31,6 +31,7 @@ from nestvec.query.plan import DEFAULT_CLASS, Limits, SearchClass, SearchOptions
 from nestvec.query.regional import Found, RegionalAnswers
 from nestvec.query.sampled import AnswerSampler
 from nestvec.query.shadow import ShadowAsker
+from nestvec.query.spans import tell_answers
 from nestvec.query.vectors import Vectors
 
 __all__ = ["QueryApp", "Vectors"]
@@ -90,9 +91,11 @@ class QueryApp:
         self._cross_encoding.require(options)
         self._admission.enter(options.search_class)
         try:
-            return await self._search(collection_name, queries, options, timeout_s)
+            answers = await self._search(collection_name, queries, options, timeout_s)
+            tell_answers(answers)
+            return answers
         finally:
-            self._admission.leave()
+            self._admission.leave(options.search_class)
 
     async def _search(
         self,

@@ -29,6 +29,7 @@ from nestvec.core.ports import PairScorer
 from nestvec.query.answer import Answer, Hit
 from nestvec.query.plan import SearchOptions
 from nestvec.telemetry.logs import logger
+from nestvec.telemetry.tracing import part
 
 _STAGE = "cross_encode"
 # Of the deadline, for the way of the response.
@@ -89,7 +90,8 @@ class CrossEncoding:
         count = min(answer.plan.cross_encode, len(answer.hits))
         first, rest = answer.hits[:count], answer.hits[count:]
         try:
-            scores = await self._score(first, text, budget)
+            with part(_STAGE, {"nestvec.pairs": count}):
+                scores = await self._score(first, text, budget)
         except _Skipped as skipped:
             answer.degrade(
                 DegradationKind.CROSS_ENCODER_SKIPPED,

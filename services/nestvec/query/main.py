@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from nestvec.adapters.opening import open_shared_store
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.admin.app import StoredCatalogue
 from nestvec.coarse.main import open_shards
 from nestvec.config import ClassSection, Settings
@@ -145,7 +146,7 @@ def open_shadow(
 
 async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     """What a process of this application offers."""
-    store = await open_shared_store(settings.store, stack)
+    store = await open_shared_store(settings.store, stack, StoreRole.QUERY)
     catalogue = StoredCatalogue(store)
     documents = open_documents(settings, catalogue, store)
     encoders = await open_encoders(settings, stack)

@@ -19,6 +19,7 @@ from nestvec.query.region_answers import answers_of
 from nestvec.query.region_choice import ReplicatedChoice
 from nestvec.query.region_outcomes import admit_alone
 from nestvec.query.regional_search import AnswerHere, RegionalSearch
+from nestvec.telemetry.tracing import part
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class RegionalAnswers:
             return Found(await answers_of(gathered, regions, self._documents, options, budget))
         alone = [_alone(one) for one in gathered.here or ()]
         began_s = time.monotonic() - search.waited_s
-        answers = await answers_of(gathered, regions, self._documents, options, budget)
+        with part("regions", {"nestvec.answered": len(gathered.replies)}):
+            answers = await answers_of(gathered, regions, self._documents, options, budget)
         for answer in answers:
             answer.timings.stages["regions"] = (time.monotonic() - began_s) * 1e3
         return Found(answers, alone)

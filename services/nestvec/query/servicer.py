@@ -15,11 +15,13 @@ from nestvec.core.coverage import Coverage, DegradationKind
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.regions import RegionPolicy
 from nestvec.core.watermark import Watermark
+from nestvec.query.admission import class_label
 from nestvec.query.answer import Answer
 from nestvec.query.app import QueryApp, Vectors
 from nestvec.query.documents import Documents
 from nestvec.query.plan import SearchOptions
 from nestvec.query.promise import Promise
+from nestvec.query.timing import timed
 from nestvec.rpc.field_wire import fields_to_wire, filter_from_wire
 from nestvec.rpc.region_outcome_wire import outcome_to_wire, policy_from_wire
 from nestvec.rpc.server import Mounted, time_left_s
@@ -55,12 +57,7 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         if kind is None:
             raise InvalidRequest("query", "neither text nor vector; give one")
         queries = [request.text] if kind == "text" else _vector(request.vector)
-        answers = await self._app.search(
-            request.collection,
-            queries,
-            _options(request.options),
-            time_left_s(context, self._cap_s),
-        )
+        answers = await self._answers(request.collection, queries, request.options, context)
         return _respond(answers[0], request.options)
 
     async def BatchSearch(
@@ -71,14 +68,20 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         if has_vectors == bool(request.texts):
             raise InvalidRequest("texts", "give either texts or vectors, not both or neither")
         queries = _vectors(request.vectors) if has_vectors else list(request.texts)
-        answers = await self._app.search(
-            request.collection,
-            queries,
-            _options(request.options),
-            time_left_s(context, self._cap_s),
-        )
+        answers = await self._answers(request.collection, queries, request.options, context)
         responses = [_respond(answer, request.options) for answer in answers]
         return query_pb2.BatchSearchResponse(responses=responses)
+
+    async def _answers(
+        self,
+        collection: str,
+        queries: list[str] | Vectors,
+        options: query_pb2.SearchOptions,
+        context: Context,
+    ) -> list[Answer]:
+        with timed(class_label(options.search_class, self._app.classes)):
+            timeout_s = time_left_s(context, self._cap_s)
+            return await self._app.search(collection, queries, _options(options), timeout_s)
 
     async def GetDocuments(
         self,
@@ -312,7 +315,7 @@ def _tell(answer: Answer) -> None:
     plan, name, tier = answer.plan, answer.plan.search_class.name, answer.plan.coarse_dim
     _searches(name, tier, answer.scoring_dim, answer.certificate).inc()
     for stage, milliseconds in answer.timings.stages.items():
-        _stage_seconds(stage, tier).observe(milliseconds / 1e3)
+        _stage_seconds(stage, name, tier).observe(milliseconds / 1e3)
     if answer.reranked:
         metrics.CANDIDATES.labels(str(tier)).observe(answer.candidates)
         metrics.FETCHED.labels(str(tier)).observe(answer.fetched)
@@ -352,5 +355,5 @@ def _searches(name: str, coarse_dim: int, scoring_dim: int, certificate: Certifi
 
 
 @cache
-def _stage_seconds(stage: str, coarse_dim: int) -> Histogram:
-    return metrics.STAGE_SECONDS.labels(stage, str(coarse_dim))
+def _stage_seconds(stage: str, name: str, coarse_dim: int) -> Histogram:
+    return metrics.STAGE_SECONDS.labels(stage, name, str(coarse_dim))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from nestvec.core.merge import merge_top
 from nestvec.core.placement import partitions_of
 from nestvec.core.ports import CoarseAnswer, CoarseHits, CoarseQuery, CoarseSearcher, Shards
 from nestvec.core.shard_counts import shard_counts
-from nestvec.telemetry import metrics
+from nestvec.telemetry import metrics, tracing
 from nestvec.telemetry.logs import logger
 
 # Collections, generations and layouts of which is remembered what each shard holds.
@@ -84,7 +85,7 @@ async def ask_shards(
     shards = source.of(query.collection)
     if len(shards) == 1:
         # The common embedded case: no tasks, no merge.
-        alone = await shards[0].search(query, timeout_s)
+        alone = await _search(shards[0], 0, query, timeout_s)
         coverage = Coverage(1, 1, alone.documents, alone.documents)
         return ShardsAnswer(alone.hits, coverage, [], alone.matching)
     held = held or HeldDocuments()
@@ -148,8 +149,11 @@ async def _ask_each(
     """Ask some shards, each for its own count. By shard: the answers, and why there was none."""
     results = await within(
         (
-            shards[number].search(
-                query if count == query.count else replace(query, count=count), timeout_s
+            _search(
+                shards[number],
+                number,
+                query if count == query.count else replace(query, count=count),
+                timeout_s,
             )
             for number, count in counts.items()
         ),
@@ -168,6 +172,16 @@ async def _ask_each(
                 # A bug of that shard: the others still answer, and the log says where to look.
                 _log.error("coarse.shard_failed", shard=number, exc_info=result)
     return answers, errors
+
+
+def _search(
+    shard: CoarseSearcher, number: int, query: CoarseQuery, timeout_s: float
+) -> Coroutine[Any, Any, CoarseAnswer]:
+    asking = shard.search(query, timeout_s)
+    if tracing.current() is None:
+        return asking
+    attributes = {"nestvec.shard": number, "nestvec.count": query.count}
+    return tracing.in_part("coarse.shard", attributes, asking)
 
 
 def _named(error: BaseException) -> BaseException:

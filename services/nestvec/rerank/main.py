@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from nestvec.adapters.opening import open_shared_store
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.admin.app import StoredCatalogue
 from nestvec.config import Settings
 from nestvec.core.members import MemberRole
@@ -25,7 +26,7 @@ async def open_reranker(settings: Settings, store: VectorStore, stack: AsyncExit
 
 async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
     """What a process of this application offers."""
-    store = await open_shared_store(settings.store, stack)
+    store = await open_shared_store(settings.store, stack, StoreRole.RERANK)
     catalogue = StoredCatalogue(store)
     return [servicer.mount(RerankApp(store), catalogue, settings.server.deadline_cap_s)]
 

@@ -12,6 +12,7 @@ from nestvec.core.ports import Catalogue, Reranker, RerankQuery
 from nestvec.rpc.references import named
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import certificate_to_wire, hits_from_wire, ids_to_bytes
+from nestvec.telemetry import tracing
 from nestvec.v1 import rerank_pb2, rerank_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -45,6 +46,15 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
             request.exhaustive,
         )
         answer = await self._app.rerank(collection, query, time_left_s(context, self._cap_s))
+        if (span := tracing.current()) is not None:
+            span.set(
+                {
+                    "nestvec.collection": collection.name,
+                    "nestvec.candidates": answer.considered,
+                    "nestvec.fetched": answer.fetched,
+                    "nestvec.certificate": answer.certificate.value,
+                }
+            )
         return rerank_pb2.RerankResponse(
             ids=ids_to_bytes(answer.ids),
             scores=answer.scores.astype("<f4", copy=False).tobytes(),

@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from nestvec.core.errors import Overloaded, WorkerUnavailable
+from nestvec.core.errors import InvalidRequest, Overloaded, WorkerUnavailable
 from nestvec.rpc.interceptors import new_id, told
+from nestvec.rpc.traced import Traced
+from nestvec.telemetry import tracing
 from nestvec.telemetry.logs import request_id
 from nestvec.telemetry.metrics import RPC_SECONDS, RPCS
 from nestvec.v1.coarse_pb2 import StreamSearchesRequest, StreamSearchesResponse
@@ -19,11 +21,12 @@ Frames = AsyncIterator[StreamSearchesRequest]
 # Of one stream. What comes beyond is refused; what is answered and not taken holds its place.
 _MOST_UNDER_WAY = 1024
 _RETRY_AFTER_S = 0.1
+_SERVICE = "nestvec.v1.CoarseService"
 
 
 class AnswerStreams:
     """Of one method of one server. name: of the method that a call over a stream stands for, for
-    its metrics and logs.
+    its metrics, logs and traces.
     """
 
     def __init__(self, name: str, handle: Handle, most: int = _MOST_UNDER_WAY) -> None:
@@ -58,6 +61,7 @@ class _Stream:
         self._most = most
         self._leaving = leaving
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._spans = Traced(f"{_SERVICE}/{name}")
         self._seconds = RPC_SECONDS.labels(name)
         self._ok = RPCS.labels(name, "OK")
         # Bounded by `_read`.
@@ -90,6 +94,14 @@ class _Stream:
                 self._refuse(
                     frame, WorkerUnavailable("this process is leaving and takes no more calls")
                 )
+            elif frame.id in self._running:
+                # It would take the place of the other, which nobody could give up any more.
+                self._refuse(
+                    frame,
+                    InvalidRequest(
+                        "id", f"call {frame.id} is under way on this stream; number calls apart"
+                    ),
+                )
             elif len(self._running) + self.answered.qsize() < self._most:
                 self._begin(frame)
             elif self.answered.qsize() < 2 * self._most:
@@ -113,7 +125,10 @@ class _Stream:
         started = time.perf_counter()
         soon = asyncio.get_running_loop().call_soon
         try:
-            response = await self._handle(frame.request, frame.timeout_s)
+            answering = self._handle(frame.request, frame.timeout_s)
+            if tracing.tracer is not None:
+                answering = self._spans.framed(answering, frame.traceparent, frame.tracestate)
+            response = await answering
         except asyncio.CancelledError:
             RPCS.labels(self._name, "CANCELLED").inc()
             raise

@@ -18,7 +18,10 @@ from google.rpc import status_pb2
 
 from nestvec.core.errors import BudgetSpent, WorkerUnavailable
 from nestvec.rpc.status import error_from, error_from_status
+from nestvec.rpc.traced import calling_method
+from nestvec.telemetry import tracing
 from nestvec.telemetry.logs import request_id
+from nestvec.telemetry.tracing import Span
 from nestvec.v1.coarse_pb2 import StreamSearchesRequest, StreamSearchesResponse
 
 # Generic in its type stubs only.
@@ -26,6 +29,8 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[StreamSearchesRequest, StreamSearch
 # Opens a stream.
 Method = Callable[[], Call]
 
+# What a call over a stream stands for.
+_METHOD = "nestvec.v1.CoarseService/SearchCoarse"
 # For calls of a stream that another one follows, since credentials have changed.
 _LEFT_S = 10.0
 
@@ -52,7 +57,10 @@ class CallStream:
         if self._open is None or self._open.ended:
             self._open = _OpenStream(self._method(), self._peer)
             self._renewed = renewed
-        return await self._open.call(request, timeout_s)
+        if tracing.current() is None:
+            return await self._open.call(request, timeout_s, None)
+        with calling_method(_METHOD, self._peer) as span:
+            return await self._open.call(request, timeout_s, span)
 
     async def close(self, grace_s: float) -> None:
         """Let calls under way finish for so long; then they fail. Safe to repeat."""
@@ -89,12 +97,14 @@ class _OpenStream:
         # Apart from the callers: one that is cancelled while it writes would end the stream.
         self._writing = loop.create_task(self._write())
 
-    async def call(self, request: bytes, timeout_s: float) -> bytes:
-        """See CallStream."""
+    async def call(self, request: bytes, timeout_s: float, span: Span | None) -> bytes:
+        """See CallStream. span: of the call, where it is traced."""
         self._last_id = id_ = self._last_id + 1
-        self._unsent[id_] = StreamSearchesRequest(
+        self._unsent[id_] = frame = StreamSearchesRequest(
             id=id_, request=request, timeout_s=timeout_s, request_id=request_id.get()
         )
+        if span is not None:
+            frame.traceparent, frame.tracestate = span.traceparent, span.tracestate
         self._wake()
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._answers[id_] = answer

@@ -30,6 +30,7 @@ from nestvec.rpc.field_wire import filter_to_wire
 from nestvec.rpc.inspection_wire import inspection_from_wire, request_to_wire
 from nestvec.rpc.interceptors import REQUEST_ID_KEY
 from nestvec.rpc.status import error_from
+from nestvec.rpc.traced import calling
 from nestvec.rpc.wire import (
     certificate_from_wire,
     collection_ref,
@@ -43,6 +44,7 @@ from nestvec.rpc.wire import (
     tier_from_wire,
     verification_from_wire,
 )
+from nestvec.telemetry import tracing
 from nestvec.telemetry.logs import request_id
 from nestvec.v1 import (
     coarse_pb2,
@@ -117,12 +119,30 @@ async def ask(
     peer: str,
     wait_for_ready: bool = False,
 ) -> Response:
-    """One call, under the id of the call that it serves. Raises the error that the peer raised."""
+    """One call, under the id of the call that it serves, and in its trace. Raises the error that
+    the peer raised.
+    """
     current = request_id.get()
-    metadata = ((REQUEST_ID_KEY, current),) if current else None
+    metadata = ((REQUEST_ID_KEY, current),) if current else ()
+    if tracing.current() is None:
+        return await _asked(method, request, timeout_s, peer, wait_for_ready, metadata)
+    with calling(request, peer) as span:
+        if span is not None:
+            metadata = (*metadata, *tracing.headers(span))
+        return await _asked(method, request, timeout_s, peer, wait_for_ready, metadata)
+
+
+async def _asked(
+    method: Callable[..., Awaitable[Response]],
+    request: Message,
+    timeout_s: float,
+    peer: str,
+    wait_for_ready: bool,
+    metadata: tuple[tuple[str, str], ...],
+) -> Response:
     try:
         response = await method(
-            request, timeout=timeout_s, metadata=metadata, wait_for_ready=wait_for_ready
+            request, timeout=timeout_s, metadata=metadata or None, wait_for_ready=wait_for_ready
         )
     except grpc.aio.AioRpcError as error:
         raise error_from(error, peer) from None

@@ -14,8 +14,10 @@ from google.rpc import status_pb2
 
 from nestvec.core.errors import NestvecError
 from nestvec.rpc.decoding import Refused, careful, sound
-from nestvec.rpc.status import code_by_number, status_of, trailers_of
+from nestvec.rpc.status import code_by_number, first_of, status_of, trailers_of
+from nestvec.rpc.traced import Traced, traced
 from nestvec.security.guard import Entered, Entry, Guard
+from nestvec.telemetry import tracing
 from nestvec.telemetry.logs import logger, request_id
 from nestvec.telemetry.metrics import RPC_SECONDS, RPCS
 
@@ -59,7 +61,9 @@ class GuardedServer:
     ) -> None:
         """Called by generated code."""
         wrapped = {
-            name: _wrap(handler, name, self.entry(f"/{service}/{name}"))
+            name: _wrap(
+                handler, name, self.entry(f"/{service}/{name}"), traced(f"{service}/{name}")
+            )
             for name, handler in handlers.items()
         }
         generic = grpc.method_handlers_generic_handler(service, wrapped)
@@ -67,26 +71,56 @@ class GuardedServer:
 
 
 def _wrap(
-    handler: grpc.RpcMethodHandler[Any, Any], name: str, entry: Entry | None
+    handler: grpc.RpcMethodHandler[Any, Any],
+    name: str,
+    entry: Entry | None,
+    spans: Traced | None,
 ) -> grpc.RpcMethodHandler[Any, Any]:
+    """spans: of its calls; None where they are never traced."""
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _unary(handler.unary_unary, name, entry),
+            _unary(_in_spans(handler.unary_unary, spans), name, entry),
             careful(handler.request_deserializer),
             handler.response_serializer,
         )
     if handler.unary_stream is not None:
         return grpc.unary_stream_rpc_method_handler(
-            _answered_in_parts(handler.unary_stream, name, entry),
+            _answered_in_parts(_parts_in_spans(handler.unary_stream, spans), name, entry),
             careful(handler.request_deserializer),
             handler.response_serializer,
         )
     assert handler.stream_stream is not None, f"{name}: a kind of call that is not wrapped yet"
     return grpc.stream_stream_rpc_method_handler(
-        _stream(handler.stream_stream, name, entry),
+        _stream(_parts_in_spans(handler.stream_stream, spans), name, entry),
         careful(handler.request_deserializer),
         handler.response_serializer,
     )
+
+
+def _in_spans(behaviour: Any, spans: Traced | None) -> Any:
+    """The same, with what the guard has let in as third argument. Where traces are off, the one
+    thing that is done for them is to see that.
+    """
+
+    def answer(request: Any, context: Context, entered: Entered | None) -> Any:
+        answering = behaviour(request, context)
+        if tracing.tracer is None or spans is None:
+            return answering
+        return spans.answer(answering, context, entered)
+
+    return answer
+
+
+def _parts_in_spans(behaviour: Any, spans: Traced | None) -> Any:
+    """As `_in_spans`, of a call that is answered in parts."""
+
+    def answers(asked: Any, context: Context, entered: Entered | None) -> Any:
+        parts = behaviour(asked, context)
+        if tracing.tracer is None or spans is None:
+            return parts
+        return spans.parts(parts, context, entered)
+
+    return answers
 
 
 def _unary(behaviour: Any, name: str, entry: Entry | None) -> Any:
@@ -104,10 +138,10 @@ def _unary(behaviour: Any, name: str, entry: Entry | None) -> Any:
             if isinstance(request, Refused):
                 raise request.error
             if entered is None:
-                response = await behaviour(request, context)
+                response = await behaviour(request, context, None)
             else:
                 entered.require(request)
-                response = entered.shown(await behaviour(request, context))
+                response = entered.shown(await behaviour(request, context, entered))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  every failure gets a status
             await _fail(context, name, error)
         else:
@@ -127,10 +161,10 @@ def _answered_in_parts(behaviour: Any, name: str, entry: Entry | None) -> Any:
         if isinstance(request, Refused):
             raise request.error
         if entered is None:
-            answered: AsyncIterator[Any] = behaviour(request, context)
+            answered: AsyncIterator[Any] = behaviour(request, context, None)
             return answered
         entered.require(request)
-        return entered.lasting(behaviour(request, context))
+        return entered.lasting(behaviour(request, context, entered))
 
     return _guarded(parts, name, entry)
 
@@ -142,7 +176,7 @@ def _stream(behaviour: Any, name: str, entry: Entry | None) -> Any:
         read = sound(requests)
         if entered is not None:
             read = entered.checked(read)
-        answered: AsyncIterator[Any] = behaviour(read, context)
+        answered: AsyncIterator[Any] = behaviour(read, context, entered)
         return answered
 
     return _guarded(answers, name, entry)
@@ -208,7 +242,7 @@ async def _fail(
         raise error
     status = told(name, error)
     trailers: tuple[tuple[str, str | bytes], ...] = ((REQUEST_ID_KEY, request_id.get()),)
-    error = _first(error)
+    error = first_of(error)
     if isinstance(error, NestvecError):
         trailers = (*trailers, *trailers_of(error, status))
     await context.abort(code_by_number(status.code), status.message, trailers)
@@ -217,7 +251,7 @@ async def _fail(
 
 def told(name: str, error: BaseException) -> status_pb2.Status:
     """What the caller of a call that failed is told; it is logged and counted."""
-    error = _first(error)
+    error = first_of(error)
     if isinstance(error, NestvecError):
         status = status_of(error)
         code = code_by_number(status.code)
@@ -229,10 +263,3 @@ def told(name: str, error: BaseException) -> status_pb2.Status:
         _log.error("rpc.failed", method=name, exc_info=error)
     RPCS.labels(name, code.name).inc()
     return status
-
-
-def _first(error: BaseException) -> BaseException:
-    """Of a TaskGroup's errors, the one that says why."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -47,7 +47,21 @@ _CODES: tuple[tuple[type[errors.NestvecError], grpc.StatusCode], ...] = (
 
 def code_of(error: errors.NestvecError) -> grpc.StatusCode:
     """The gRPC status of an error of the tree."""
-    return next(code for kind, code in _CODES if isinstance(error, kind))
+    return code_of_kind(type(error))
+
+
+def code_of_kind(kind: type[errors.NestvecError]) -> grpc.StatusCode:
+    """Of all errors of a class, and of those that it is a base of where they have none of their
+    own.
+    """
+    return next(code for known, code in _CODES if issubclass(kind, known))
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Of a TaskGroup's errors, the one that says why."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def code_by_number(number: int) -> grpc.StatusCode:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import structlog
 
 from nestvec.security.identity import current_identity
+from nestvec.telemetry import tracing
 
 # Set by the gRPC interceptor for the length of a call; every line within carries it.
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
@@ -68,6 +69,8 @@ def _add_call(
 ) -> MutableMapping[str, Any]:
     if current := request_id.get():
         event["request_id"] = current
+    if (span := tracing.current()) is not None:
+        event["trace_id"] = span.trace_id
     if (identity := current_identity.get()) is not None:
         event["caller"] = identity.name
     return event

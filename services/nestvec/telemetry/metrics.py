@@ -1,6 +1,8 @@
 """What is counted and timed. Base units in the names; ids never become labels.
 
-Labels take values from closed sets only: methods, statuses, configured classes, served tiers.
+Labels take values from closed sets only: methods, statuses, configured classes, served tiers, and
+names of collections that are there, of which a gauge tells as many as scraped.MOST_SERIES. Nothing
+that a caller sends becomes a label unchecked.
 """
 
 from __future__ import annotations
@@ -8,6 +10,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from nestvec.telemetry.gpu import Torch
+from nestvec.telemetry.scraped import ScrapedGauge
 
 # From a fraction of a millisecond, where the fast lane lives, to the longest deadline.
 _SECONDS = (
@@ -24,10 +29,18 @@ SEARCHES = Counter(
     "Queries answered, by class, coarse tier, scoring dimension and certificate.",
     ["search_class", "coarse_dim", "scoring_dim", "certificate"],
 )
+# Stands where a caller names a class that is not configured.
+UNKNOWN_CLASS = "(unknown)"
+SEARCH_SECONDS = Histogram(
+    "nestvec_search_seconds",
+    "Time in this process of searches, batches as one, by class and gRPC status.",
+    ["search_class", "status"],
+    buckets=_SECONDS,
+)
 STAGE_SECONDS = Histogram(
     "nestvec_stage_seconds",
     "Time of each stage of a query.",
-    ["stage", "coarse_dim"],
+    ["stage", "search_class", "coarse_dim"],
     buckets=_SECONDS,
 )
 CANDIDATES = Histogram(
@@ -49,6 +62,38 @@ COVERAGE = Histogram(
     ["search_class"],
     buckets=(0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0),
 )
+QUERIES_UNDER_WAY = ScrapedGauge(
+    "nestvec_queries_under_way", "Searches let in and not answered yet.", ["search_class"]
+)
+QUERIES_ROOM = ScrapedGauge(
+    "nestvec_queries_room",
+    "Searches of all classes that may be under way for one more of this class to be let in.",
+    ["search_class"],
+)
+QUERIES_REFUSED = Counter(
+    "nestvec_queries_refused_total", "Searches not let in: too many under way.", ["search_class"]
+)
+# Of threads that work off the event loop, and of models, each by what is asked of it.
+QUEUE_WAITING = ScrapedGauge("nestvec_queue_waiting", "Calls that wait for their turn.", ["queue"])
+QUEUE_PLACES = ScrapedGauge(
+    "nestvec_queue_places", "Calls that may wait; a further one is refused.", ["queue"]
+)
+QUEUE_RUNNING = ScrapedGauge(
+    "nestvec_queue_running", "Calls in a thread; of a model, batches.", ["queue"]
+)
+BATCH_ITEMS = Histogram(
+    "nestvec_batch_items",
+    "Texts, or pairs of a cross-encoder, that a model was given at once.",
+    ["model", "role"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
+BATCH_SECONDS = Histogram(
+    "nestvec_batch_seconds", "Time of a model's batch.", ["model", "role"], buckets=_SECONDS
+)
+INGEST_WAITING = ScrapedGauge(
+    "nestvec_ingest_waiting_messages",
+    "Messages of ingest streams that were read and wait to be written, or for the shards.",
+)
 INGESTED = Counter("nestvec_ingested_documents_total", "Documents made searchable.")
 REFUSED = Counter("nestvec_refused_documents_total", "Documents not taken.", ["reason"])
 DELETED = Counter("nestvec_deleted_documents_total", "Documents deleted.")
@@ -57,6 +102,38 @@ LOG_GAPS = Counter(
     "Partitions compared with the store because the log did not continue, by reason.",
     ["reason"],
 )
+# Of what this process holds; both generations of a collection that moves to another model.
+COARSE_DOCUMENTS = ScrapedGauge(
+    "nestvec_coarse_documents", "Documents that a tier finds.", ["collection", "coarse_dim"]
+)
+COARSE_BYTES = ScrapedGauge(
+    "nestvec_coarse_bytes", "Of a tier's index and columns.", ["collection", "coarse_dim"]
+)
+COARSE_NAMES_BYTES = ScrapedGauge(
+    "nestvec_coarse_names_bytes", "Of external ids, for all tiers.", ["collection"]
+)
+COARSE_LAG = ScrapedGauge(
+    "nestvec_coarse_lag_changes",
+    "Changes in the store's log that are not indexed here yet.",
+    ["collection"],
+)
+# As the store's server counts them, from a sample, once a minute; told by the processes that write.
+STORE_DOCUMENTS = ScrapedGauge("nestvec_store_documents", "Documents in the store.", ["collection"])
+STORE_BYTES = ScrapedGauge(
+    "nestvec_store_bytes",
+    "Of vectors (with ids and log) and payloads in the store.",
+    ["collection", "part"],
+)
+STORE_USED = ScrapedGauge(
+    "nestvec_store_used_bytes", "Memory that the store's server uses for everything."
+)
+GPU_MEMORY = ScrapedGauge(
+    "nestvec_gpu_memory_bytes",
+    "Of GPUs this process computes on: total and used of the device; held by torch and FAISS here.",
+    ["device", "part"],
+)
+_TORCH = Torch()
+GPU_MEMORY.watch(_TORCH, Torch.readings)
 SHARDS_ASKED_AGAIN = Counter(
     "nestvec_shards_asked_again_total",
     "Shards that might hold more of the best candidates than they were asked for.",
@@ -163,6 +240,11 @@ CREDENTIAL_FAILURES = Counter(
 CERTIFICATE_EXPIRES = Gauge(
     "nestvec_certificate_expires_timestamp_seconds",
     "When this process's certificate ends, since 1970.",
+)
+TRACE_SPANS = Counter(
+    "nestvec_trace_spans_total",
+    "Spans of sampled calls: sent to the collector, or lost since it did not take them in time.",
+    ["outcome"],
 )
 BUILD = Gauge("nestvec_build_info", "Always 1; the labels tell the version.", ["version"])
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from nestvec.v1 import common_pb2 as _common_pb2
+from nestvec.v1 import query_pb2 as _query_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1150,6 +1151,8 @@ class SearchClassDescription(_message.Message):
     MIN_COVERAGE_FIELD_NUMBER: _builtins.int
     TARGET_RECALL_FIELD_NUMBER: _builtins.int
     CROSS_ENCODE_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    LOCAL_SCORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     coarse_dim: _builtins.int
     """What the class asks for; a collection serves its nearest tier."""
@@ -1161,6 +1164,10 @@ class SearchClassDescription(_message.Message):
     """What recall it is promised, where the collection is calibrated."""
     cross_encode: _builtins.int
     """How many of the first hits the cross-encoder puts into its order; 0: none."""
+    regions: _query_pb2.RegionPolicy.ValueType
+    """Which regions answer, where a collection is shared."""
+    local_score: _builtins.float
+    """With LOCAL_FIRST: others are asked where the last hit here has a lower score."""
     def __init__(
         self,
         *,
@@ -1172,13 +1179,20 @@ class SearchClassDescription(_message.Message):
         min_coverage: _builtins.float = ...,
         target_recall: _builtins.float | None = ...,
         cross_encode: _builtins.int = ...,
+        regions: _query_pb2.RegionPolicy.ValueType = ...,
+        local_score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_recall", b"_target_recall", "target_recall", b"target_recall"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_local_score", b"_local_score", "_target_recall", b"_target_recall", "local_score", b"local_score", "target_recall", b"target_recall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_recall", b"_target_recall", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "k", b"k", "min_coverage", b"min_coverage", "name", b"name", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_local_score", b"_local_score", "_target_recall", b"_target_recall", "candidates", b"candidates", "coarse_dim", b"coarse_dim", "cross_encode", b"cross_encode", "k", b"k", "local_score", b"local_score", "min_coverage", b"min_coverage", "name", b"name", "regions", b"regions", "rerank", b"rerank", "target_recall", b"target_recall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__local_score: _TypeAlias = _typing.Literal["local_score"]  # noqa: Y015
+    _WhichOneofArgType__local_score: _TypeAlias = _typing.Literal["_local_score", b"_local_score"]  # noqa: Y015
     _WhichOneofReturnType__target_recall: _TypeAlias = _typing.Literal["target_recall"]  # noqa: Y015
     _WhichOneofArgType__target_recall: _TypeAlias = _typing.Literal["_target_recall", b"_target_recall"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__local_score) -> _WhichOneofReturnType__local_score | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__target_recall) -> _WhichOneofReturnType__target_recall | None: ...
 
 Global___SearchClassDescription: _TypeAlias = SearchClassDescription  # noqa: Y015

@@ -189,6 +189,8 @@ class StreamSearchesRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Of one search: no other of the stream ever has it."""
     request: _builtins.bytes
@@ -199,6 +201,9 @@ class StreamSearchesRequest(_message.Message):
     """Seconds that its caller waits from now: the stream has no deadline."""
     request_id: _builtins.str
     """As x-request-id of a call."""
+    traceparent: _builtins.str
+    """As metadata of those names, where the call is traced (W3C Trace Context)."""
+    tracestate: _builtins.str
     def __init__(
         self,
         *,
@@ -206,10 +211,12 @@ class StreamSearchesRequest(_message.Message):
         request: _builtins.bytes | None = ...,
         timeout_s: _builtins.float = ...,
         request_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_request", b"_request", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request", b"_request", "id", b"id", "request", b"request", "request_id", b"request_id", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_request", b"_request", "id", b"id", "request", b"request", "request_id", b"request_id", "timeout_s", b"timeout_s", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__request: _TypeAlias = _typing.Literal["request"]  # noqa: Y015
     _WhichOneofArgType__request: _TypeAlias = _typing.Literal["_request", b"_request"]  # noqa: Y015

@@ -19,6 +19,7 @@ from nestvec.client import (
     IngestProgress,
     IngestReason,
     NestvecClient,
+    RegionPolicy,
     normalise,
 )
 from nestvec.core.certificate import Certificate
@@ -476,7 +477,12 @@ def test_a_collection_that_cannot_be_served_is_refused(
 def test_the_server_tells_its_classes_and_limits(client: NestvecClient) -> None:
     server = client.server()
     assert server.version == nestvec.__version__
-    assert {one.name for one in server.search_classes} == {"autocomplete", "search", "analyst"}
+    asked = {one.name: (one.regions, one.local_score) for one in server.search_classes}
+    assert asked == {
+        "autocomplete": (RegionPolicy.LOCAL, 0.5),
+        "search": (RegionPolicy.LOCAL_FIRST, 0.5),
+        "analyst": (RegionPolicy.ALL, 0.5),
+    }
     assert server.limits.max_k == 1000
     assert server.space.trained_dims == (64, 128, 256, 512, 768)
 

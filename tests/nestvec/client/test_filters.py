@@ -11,6 +11,7 @@ from nestvec.core.certificate import Certificate
 from nestvec.core.errors import AlreadyExists, InvalidRequest
 from nestvec.core.fields import FieldType
 from nestvec.core.filters import AllOf, AnyOf, Filter, Not, Range
+from tests.support.engine import SharedEngine
 
 FIELDS = {
     "lang": FieldType.KEYWORD,
@@ -36,12 +37,15 @@ DOCUMENTS = [
 ]
 
 
-@pytest.fixture
-def books(client: NestvecClient, collection_name: str) -> str:
-    client.create_collection(collection_name, fields=FIELDS)
-    report = client.index(collection_name, DOCUMENTS)
+@pytest.fixture(scope="module")
+def books(engine: SharedEngine) -> str:
+    """A collection that tests only read."""
+    name = "client-books"
+    with NestvecClient(engine.address) as client:
+        client.create_collection(name, fields=FIELDS)
+        report = client.index(name, DOCUMENTS)
     assert (report.indexed, report.failed) == (20, 0)
-    return collection_name
+    return name
 
 
 def found(client: NestvecClient, books: str, wanted: Filter | str, **options: Any) -> set[str]:
@@ -113,9 +117,12 @@ def test_what_is_no_filter_is_a_type_error(client: NestvecClient, books: str) ->
         found(client, books, {"year": 2004})  # type: ignore[arg-type]
 
 
-def test_a_declared_field_of_another_type_is_reported(client: NestvecClient, books: str) -> None:
+def test_a_declared_field_of_another_type_is_reported(
+    client: NestvecClient, collection_name: str
+) -> None:
+    client.create_collection(collection_name, fields=FIELDS)
     report = client.index(
-        books,
+        collection_name,
         [
             IngestDocument("bad", "gardens", {"year": "2004"}),
             IngestDocument("good", "gardens", {"year": 1999, "note": 3}),
@@ -126,7 +133,7 @@ def test_a_declared_field_of_another_type_is_reported(client: NestvecClient, boo
     assert (failure.id, failure.reason) == ("bad", IngestReason.INVALID)
     assert "document.fields.year" in failure.message
     assert "declared integer; expected an integer" in failure.message
-    assert found(client, books, "year == 1999") == {"good"}
+    assert found(client, collection_name, "year == 1999") == {"good"}
 
 
 def test_fields_are_described_and_part_of_the_design(client: NestvecClient, books: str) -> None:

@@ -26,7 +26,7 @@ from nestvec.fanout.replicated_shard import ReplicatedShard
 from nestvec.rpc.server import Server, ServerLimits
 from tests.nestvec.core.synthetic import mrl_like
 from tests.support.faults import PATIENT_S, eventually
-from tests.support.long_runs import takes_long
+from tests.support.long_runs import LONG, takes_long
 from tests.support.relay import Relay
 from tests.support.replicas import WrittenViews, a_worker
 from tests.support.rooms import FaultyStore, a_collection, created, written
@@ -34,6 +34,8 @@ from tests.support.shards import a_query
 from tests.support.stores import free_port
 
 ONE = Layout("docs", 1)
+# Searches, where extra calls are counted against them.
+CALLS = 1000 if LONG else 400
 
 
 class Workers:
@@ -125,9 +127,9 @@ async def test_replicas_answer_as_one_shard_and_extra_calls_stay_within_their_bu
     workers: Workers,
 ) -> None:
     workers.show(*(workers.member(number) for number in range(3)))
-    await workers.search_many(1000)
-    assert workers.counts.calls == 1000
-    assert workers.counts.hedges <= BURST + EXTRA_SHARE * 1000
+    await workers.search_many(CALLS)
+    assert workers.counts.calls == CALLS
+    assert workers.counts.hedges <= BURST + EXTRA_SHARE * CALLS
     assert workers.counts.retries == 0
 
 
@@ -137,7 +139,7 @@ async def test_a_replica_that_falls_silent_fails_no_query(workers: Workers) -> N
     workers.show(*(workers.member(number) for number in range(3)))
     await workers.search_many(100)
     relay.mute()
-    await workers.search_many(500)
+    await workers.search_many(CALLS // 2)
     assert not workers.trusts(0)
     assert workers.counts.hedges <= BURST + EXTRA_SHARE * workers.counts.calls
 

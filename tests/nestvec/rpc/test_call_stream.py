@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 
 from nestvec.core.errors import BudgetSpent, NotFound, Overloaded, WorkerUnavailable
 from nestvec.rpc import interceptors
@@ -37,6 +38,7 @@ class Peer:
         self.go = asyncio.Event()
         self.handle: Handle = self.echo
         self.calls: CallStream
+        self.stub: Any
 
     async def echo(self, request: bytes, timeout_s: float) -> bytes:
         return request
@@ -84,7 +86,7 @@ class Peer:
     async def connect(self, port: int) -> None:
         channel = channel_to(f"127.0.0.1:{port}", 1 << 20)
         self.stack.push_async_callback(channel.close)
-        stub = coarse_pb2_grpc.CoarseServiceStub(channel)
+        self.stub = stub = coarse_pb2_grpc.CoarseServiceStub(channel)
         self.calls = CallStream(stub.StreamSearches, "peer")
 
     def ask(self, request: bytes, timeout_s: float = PATIENT_S) -> asyncio.Task[bytes]:
@@ -328,3 +330,22 @@ async def test_hanging_up_fails_what_does_not_finish(start: Start) -> None:
         await waiting
     await eventually(lambda: _true(peer.cancelled == [b"wait"]))
     await peer.calls.close(0.01)
+
+
+async def test_a_number_that_is_under_way_is_not_taken_again(start: Start) -> None:
+    """Such calls would not count, and the first one could not be given up any more."""
+    peer, _ = await start()
+    peer.handle = peer.slow
+    stream = peer.stub.StreamSearches(timeout=PATIENT_S)
+    for request in (b"wait 1", b"wait 2"):
+        await stream.write(coarse_pb2.StreamSearchesRequest(id=7, request=request, timeout_s=9.0))
+    refused = await stream.read()
+    status = status_pb2.Status.FromString(refused.status)
+    assert (refused.id, status.code) == (7, grpc.StatusCode.INVALID_ARGUMENT.value[0])
+    assert "call 7 is under way" in status.message
+    await stream.write(coarse_pb2.StreamSearchesRequest(id=7))
+    await eventually(lambda: _true(peer.cancelled == [b"wait 1"]))
+    assert peer.began == [b"wait 1"]
+    await stream.write(coarse_pb2.StreamSearchesRequest(id=7, request=b"again", timeout_s=9.0))
+    assert (await stream.read()).response == b"again"
+    stream.cancel()
