@@ -19,6 +19,8 @@ from nestvec.client import (
     CollectionInfo,
     GetResult,
     RegionOutcome,
+    RegionPolicy,
+    SearchClassInfo,
     SearchResult,
     ServerInfo,
     StoredDocument,
@@ -321,7 +323,9 @@ def print_server(
     )
     for space in server.spaces[1:]:
         console.print(Text(f"also serves {_model_line(space)}"), soft_wrap=True)
-    classes = _table("class", "searches at", "hits", "candidates", "rerank", "least coverage")
+    classes = _table(
+        "class", "searches at", "hits", "candidates", "rerank", "least coverage", "regions"
+    )
     for one in server.search_classes:
         classes.add_row(
             one.name,
@@ -330,9 +334,17 @@ def print_server(
             f"{one.candidates:,}",
             "yes" if one.rerank else "no",
             f"{one.min_coverage:.0%}",
+            _regions_asked(one),
         )
     console.print(classes)
     print_collections(console, collections)
+
+
+def _regions_asked(one: SearchClassInfo) -> str:
+    """With LOCAL_FIRST: below which score of the last hit here others are asked."""
+    if one.regions is RegionPolicy.LOCAL_FIRST and one.local_score is not None:
+        return f"{one.regions} < {one.local_score:g}"
+    return "" if one.regions is None else one.regions
 
 
 def _model_line(space: Space) -> str:

@@ -20,6 +20,9 @@ from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.codes import CoarseCode
 from nestvec.core.errors import ConfigError
 from nestvec.core.ports import CoarseIndex
+from nestvec.telemetry import metrics
+from nestvec.telemetry.gpu import of_faiss
+from nestvec.telemetry.scraped import Reading
 
 # k-means for 16 centroids a sub-quantiser needs few points; more only cost time.
 _TRAINING_ROWS = 50_000
@@ -28,6 +31,8 @@ _EXACT_ROWS = 10_000
 _GPU_LARGEST_COUNT = 2048
 # From this many queries on, a call uses more than one thread: a single scan cannot.
 _QUERIES_PER_THREAD = 8
+# A scrape waits no longer for a call that holds the GPU.
+_GPU_PATIENCE_S = 0.5
 
 _CPU_WHEEL = "faiss-cpu"
 _GPU_WHEELS = ("faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cuvs")
@@ -204,6 +209,17 @@ class GpuResources:
     def __init__(self, faiss: Any) -> None:
         self.lock = threading.Lock()
         self.handle = faiss.StandardGpuResources()
+        self._memory: list[Reading] = []
+        metrics.GPU_MEMORY.watch(self, GpuResources.memory)
+
+    def memory(self) -> list[Reading]:
+        """Bytes that FAISS holds, by device; as they last were while a build goes on."""
+        if self.lock.acquire(timeout=_GPU_PATIENCE_S):
+            try:
+                self._memory = list(of_faiss(self.handle.getMemoryInfo()))
+            finally:
+                self.lock.release()
+        return self._memory
 
 
 class GpuFlatIndex:

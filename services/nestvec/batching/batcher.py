@@ -20,6 +20,8 @@ from nestvec.concurrency import BoundedExecutor
 from nestvec.core.arrays import Floats
 from nestvec.core.errors import BudgetSpent, Overloaded, WorkerUnavailable
 from nestvec.core.space import Role
+from nestvec.telemetry import metrics
+from nestvec.telemetry.scraped import by_name
 
 # One row an item. The second argument gives the number of each in its own call, for messages.
 RunModel = Callable[[list[Item], Sequence[int]], Floats]
@@ -80,6 +82,17 @@ class Batcher(Generic[Item]):
         self._hold_until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        lanes = {
+            f"{model.name.replace('_', '-')}-{role.value}": lane
+            for role, lane in self._lanes.items()
+        }
+        metrics.QUEUE_WAITING.watch(
+            self, lambda _: by_name({name: lane.waiting for name, lane in lanes.items()})
+        )
+        metrics.QUEUE_RUNNING.watch(
+            self, lambda _: by_name({name: lane.running for name, lane in lanes.items()})
+        )
+        metrics.QUEUE_PLACES.watch(self, lambda _: by_name(dict.fromkeys(lanes, limits.waiting)))
 
     @property
     def queue(self) -> int:
@@ -181,6 +194,7 @@ class Batcher(Generic[Item]):
             batch = lane.take(self._limits.items, tokens)
             is_query = lane is self._lanes[Role.QUERY]
             self._query_batches = self._query_batches + 1 if is_query else 0
+            lane.running += 1
             task = loop.create_task(self._run_batch(batch, lane))
             self._running[task] = time.perf_counter() + self._costs.seconds_of(batch.tokens)
             self._shared = len(batch.parts) > 1
@@ -230,10 +244,18 @@ class Batcher(Generic[Item]):
             errors = [error] * len(batch.parts)
         finally:
             del self._running[task]
-        self._costs.note(batch.tokens, time.perf_counter() - started)
+            lane.running -= 1
+        seconds = time.perf_counter() - started
+        self._costs.note(batch.tokens, seconds)
+        self._count(batch, lane, seconds)
         for part, failure in zip(batch.parts, errors, strict=True):
             self._settle(part, lane, failure)
         self._continue()
+
+    def _count(self, batch: Batch[Item], lane: Lane[Item], seconds: float) -> None:
+        role = Role.QUERY if lane is self._lanes[Role.QUERY] else Role.DOCUMENT
+        metrics.BATCH_ITEMS.labels(self._model.name, role.value).observe(batch.items)
+        metrics.BATCH_SECONDS.labels(self._model.name, role.value).observe(seconds)
 
     def _settle(self, part: Part[Item], lane: Lane[Item], failure: Exception | None) -> None:
         part.call.missing -= len(part.rows)

@@ -81,6 +81,7 @@ class Lane(Generic[Item]):
     """The calls of one role that still have items to be given to the model, first come first.
 
     waiting: those of them of which no item has been given yet. items, tokens: still to be given.
+    running: batches of it under way.
     """
 
     def __init__(self) -> None:
@@ -88,6 +89,7 @@ class Lane(Generic[Item]):
         self.waiting = 0
         self.items = 0
         self.tokens = 0
+        self.running = 0
 
     def add(self, call: Call[Item]) -> None:
         """At the end."""

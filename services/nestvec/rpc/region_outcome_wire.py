@@ -25,6 +25,11 @@ def policy_from_wire(value: query_pb2.RegionPolicy.ValueType) -> RegionPolicy | 
     return None if value == query_pb2.REGION_POLICY_UNSPECIFIED else _POLICY_FROM_WIRE[value]
 
 
+def told_policy(value: query_pb2.RegionPolicy.ValueType) -> RegionPolicy | None:
+    """None where the server did not say, or says one that only a newer client knows."""
+    return _POLICY_FROM_WIRE.get(value)
+
+
 def outcome_to_wire(outcome: RegionOutcome) -> query_pb2.RegionOutcome:
     """One region's part in an answer."""
     return query_pb2.RegionOutcome(

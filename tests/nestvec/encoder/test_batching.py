@@ -28,6 +28,7 @@ from nestvec.core.space import Prompts, Role
 from nestvec.core.tiers import prepare
 from nestvec.encoder.app import EncoderApp, EncoderLimits
 from tests.support.rooms import eventually
+from tests.support.scrape import value
 
 PATIENT_S = 30.0
 PROMPTS = Prompts("ask: ", "keep: ")
@@ -480,3 +481,32 @@ async def test_an_inline_text_never_meets_the_queue(opened: Opener) -> None:
         with pytest.raises(StopIteration):
             answer(None)
     await app.close()
+
+
+async def test_a_scrape_tells_what_waits_what_runs_and_how_large_batches_are(
+    model: ScriptedModel, opened: Opener
+) -> None:
+    """As differences: other encoders of this process are counted along."""
+    labels = {"model": "encoder", "role": "query"}
+
+    def figures() -> list[float]:
+        queue = [
+            value(f"nestvec_queue_{name}", queue="encoder-query") or 0.0
+            for name in ("waiting", "running", "places")
+        ]
+        counted = [
+            value(f"nestvec_batch_{name}", **labels) or 0.0
+            for name in ("items_count", "items_sum", "seconds_count")
+        ]
+        return queue + counted
+
+    before = figures()
+    app, model.held = opened(waiting=50), True
+    tasks = [ask(app, [f"text {number}"]) for number in range(20)]
+    await model.begun(1)
+    grown = np.subtract(figures(), before).tolist()
+    assert grown == [19, 1, 50, 0, 0, 0]
+    model.let(2)
+    await asyncio.gather(*tasks)
+    grown = np.subtract(figures(), before).tolist()
+    assert grown == [0, 0, 50, 2, 20, 2]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import time
 
 import pytest
 
-from nestvec.membership.measures import Load, resident_bytes
+from nestvec.membership.measures import Load, give_back, resident_bytes
 
 
 @pytest.fixture
@@ -51,3 +52,15 @@ def test_the_memory_of_this_process_is_told_in_bytes() -> None:
     held = bytearray(64 << 20)
     held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
     assert resident_bytes() - before > 48 << 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others keep nothing that they tell")
+def test_freed_memory_is_given_back() -> None:
+    blocks = [bytearray(b"x") * 60_000 for _ in range(1000)]
+    # What lies above them keeps them in the heap.
+    above = bytearray(b"x") * 60_000
+    del blocks
+    before = resident_bytes()
+    give_back()
+    assert before - resident_bytes() > 40 << 20
+    assert len(above) == 60_000
