@@ -81,13 +81,14 @@ async def _steps(
     stack: AsyncExitStack,
 ) -> Resharding:
     from nestvec.adapters.opening import open_shared_store
+    from nestvec.adapters.redis_acl import StoreRole
     from nestvec.admin.app import StoredCatalogue
     from nestvec.core.members import Layout
     from nestvec.membership.lease import TTL_HEARTBEATS
     from nestvec_cluster.pieces import base_settings
     from nestvec_cluster.resharding import Resharding
 
-    store = await open_shared_store(base_settings(topology).store, stack)
+    store = await open_shared_store(base_settings(topology).store, stack, StoreRole.OPERATOR)
     view = await deployment.registry.view()
     assignment = view.assignment(collection)
     asked = topology.layouts()

@@ -83,7 +83,8 @@ def verify(
         bool,
         typer.Option(
             "--regions",
-            help="Compare the collection with every other region instead, by ids and versions.",
+            help="Compare the collection with every other region instead, by ids and versions; "
+            "where prefixes of it are copied, the copies with their homes.",
         ),
     ] = False,
     address: Address = DEFAULT_ADDRESS,

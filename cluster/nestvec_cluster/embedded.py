@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nestvec.adapters.opening import open_store
 from nestvec.admin import servicer as admin_servicer
 from nestvec.admin.app import AdminApp, StoredCatalogue
-from nestvec.admin.main import admin_app, server_facts
+from nestvec.admin.main import admin_app, open_store_sizes, server_facts
 from nestvec.coarse.main import open_shards
 from nestvec.config import Settings
 from nestvec.core.ports import Encoders, Reranker, Shards, VectorStore
@@ -50,7 +50,7 @@ from nestvec.replication.prefixes import PrefixCopying
 from nestvec.replication.regional import RegionalApp
 from nestvec.rerank.main import open_reranker
 from nestvec.rpc.server import Mounted
-from nestvec.serving import listen
+from nestvec.serving import listen, trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ async def open_applications(settings: Settings, stack: AsyncExitStack) -> Applic
     cross_encoder = await open_cross_encoder(settings, stack)
     admin = admin_app(settings, catalogue, encoders, shards, store)
     await admin.open_all()
+    open_store_sizes(settings, store, stack)
     catalogue.tell(encoders.expect)
     await catalogue.refresh()
     # What is under way is taken up again once all of it is open.
@@ -178,6 +179,7 @@ async def mounted(settings: Settings, stack: AsyncExitStack) -> list[Mounted]:
 async def running_engine(settings: Settings) -> AsyncIterator[Engine]:
     """Start everything, listen, and stop in reverse order. Raises ConfigError before listening."""
     async with AsyncExitStack() as stack:
+        trace(settings, stack)
         applications = await open_applications(settings, stack)
         server = await listen(settings, applications.mounted(), stack)
         yield Engine(f"{settings.server.host}:{server.port}", applications)

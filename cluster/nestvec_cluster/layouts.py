@@ -22,6 +22,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from nestvec.adapters.opening import open_registry, open_shared_store
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.admin.app import StoredCatalogue
 from nestvec.config import Settings, load_settings
 from nestvec.core.errors import ConfigError, NestvecError, StoreUnavailable
@@ -99,7 +100,7 @@ async def run(settings: Settings, told: argparse.Namespace) -> str:
         registry = await open_registry(settings.store, settings.cluster, stack)
         if told.step == "check":
             return await check(registry, told.layouts)
-        store = await open_shared_store(settings.store, stack)
+        store = await open_shared_store(settings.store, stack, StoreRole.OPERATOR)
 
         async def nothing(_: Layout) -> None:
             """Workers are started and ended elsewhere."""

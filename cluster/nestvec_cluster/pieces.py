@@ -183,6 +183,7 @@ def _settings(topology: Topology, slot: str, port: int) -> dict[str, Any]:
         "cluster": {"name": topology.name, "slot": slot, "heartbeat_s": timeouts.heartbeat_s},
         "security": _plain(topology.security.model_dump()),
         "log": topology.log.model_dump(mode="json"),
+        "telemetry": _plain(topology.telemetry.model_dump()),
     }
 
 

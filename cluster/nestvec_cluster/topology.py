@@ -39,6 +39,7 @@ from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.fields import parse_field
 from nestvec.core.members import EVERY_COLLECTION, Layout
 from nestvec.security.settings import SecuritySection, require_guarded
+from nestvec.telemetry.settings import TelemetrySection
 from nestvec_cluster.topology_errors import explain
 
 DEFAULT_FILE = Path("cluster.yaml")
@@ -189,6 +190,7 @@ class Topology(_Section):
     limits: LimitsSection = Field(default_factory=LimitsSection)
     timeouts: TimeoutsTopology = Field(default_factory=TimeoutsTopology)
     log: LogSection = Field(default_factory=LogSection)
+    telemetry: TelemetrySection = Field(default_factory=TelemetrySection)
     ray: RayTopology = Field(default_factory=RayTopology)
     security: SecuritySection = Field(
         default_factory=SecuritySection, description="Of every process; files are on every node."

@@ -25,6 +25,7 @@ from pydantic import (
 
 from nestvec.core.errors import ConfigError
 from nestvec.security.settings import SecuritySection
+from nestvec.telemetry.settings import TelemetrySection
 
 _KIB = 1024
 # User and password of a URL.
@@ -585,6 +586,7 @@ class Settings(_Section):
     classes: dict[str, ClassSection] = Field(default_factory=_default_classes)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     log: LogSection = Field(default_factory=LogSection)
+    telemetry: TelemetrySection = Field(default_factory=TelemetrySection)
 
     @field_validator("classes")
     @classmethod

@@ -88,7 +88,7 @@ def test_secrets_come_as_files(profile: str) -> None:
 
 def test_what_is_mounted_is_there(profile: str) -> None:
     """Or told by the values: a Secret of the operator's."""
-    given = {"redis", "redis-tls", "keys", "tester"}
+    given = {"redis", "redis-tls", "keys", "tester", "collector", "collector-tls"}
     made = {one["spec"]["secretName"] for one in rendered(profile) if one["kind"] == "Certificate"}
     there = {
         "configMap": of_kind(profile, "ConfigMap").keys(),

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.config import Settings, load_settings
 from nestvec.core.members import Layout
 from nestvec.security.settings import require_guarded
 from nestvec_cluster.layouts import parsed_layout
 from nestvec_cluster.topology import Topology, load_topology
 from tests.support.chart import (
-    CHART,
     PROFILES,
-    ROOT,
     Object,
     documents,
     of_kind,
@@ -89,7 +88,7 @@ def test_front_ends_find_models_and_callers(tmp_path: Path) -> None:
 def test_the_store_is_reached_as_the_values_say(tmp_path: Path) -> None:
     store = load("all", "query", tmp_path).store
     assert store.url == "rediss+sentinel://a.example:26379,b.example:26379/main"
-    assert (store.user, store.sentinel_user) == ("nestvec", "watcher")
+    assert (store.user, store.sentinel_user) == ("nestvec-query", "watcher")
     assert store.tls is not None
     assert store.tls.cert_file == Path("/etc/nestvec/redis-tls/tls.crt")
     assert load("cpu", "ingest", tmp_path).store.wait_replicas == 1
@@ -140,12 +139,82 @@ def test_changed_settings_restart_those_whom_they_concern() -> None:
     assert {name for name in before if before[name] == every[name]} == {"nv-nestvec-redis"}
 
 
-def test_redis_rules_are_those_of_the_architecture() -> None:
-    told = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    (wanted,) = re.findall(r"ACL SETUSER nestvec on >PASSWORD (.+?)\n\n", told, re.DOTALL)
-    rules = (CHART / "files" / "users.acl").read_text(encoding="utf-8")
-    (ours,) = re.findall(r"^user nestvec on #HASH (.+)$", rules, re.MULTILINE)
-    assert ours.split() == wanted.split()
+@with_helm
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_role_has_its_own_user_and_no_password_of_another(
+    profile: str, tmp_path: Path
+) -> None:
+    """What is mounted is the password of the user that the settings name."""
+    found = set()
+    for pod in pods(profile):
+        for container in pod.spec["containers"]:
+            if "--config=/etc/nestvec/nestvec.yaml" not in container.get("args", []):
+                continue
+            store = settings_of(profile, pod.spec, container, tmp_path).store
+            keys = passwords_of(pod.spec)
+            if store.password_file is None:
+                assert not keys
+                continue
+            (key,) = keys
+            assert store.user == f"nestvec-{key}"
+            found.add(key)
+    assert found <= {str(one) for one in StoreRole}
+    assert {"query", "ingest"} <= found or not found
+
+
+@with_helm
+def test_who_is_revoked_and_what_is_granted_may_stand_in_files(tmp_path: Path) -> None:
+    folder = "/etc/nestvec-auth"
+    security = {
+        "filesSecret": "auth",
+        "grantsFile": f"{folder}/grants.yaml",
+        "tls": {"crlFile": f"{folder}/ca.crl", "deniedFile": f"{folder}/denied"},
+    }
+    done = template("helm4", values={"security": security})
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for one in documents(done.stdout):
+        if one and one["kind"] == "ConfigMap" and "nestvec.yaml" in one["data"]:
+            path = tmp_path / "nestvec.yaml"
+            path.write_text(one["data"]["nestvec.yaml"])
+            found[one["metadata"]["name"].split("-")[2]] = load_settings(path).security
+    assert found["query"].grants_file == Path(folder) / "grants.yaml"
+    assert found["coarse"].grants_file is None, "only front ends have callers of their own"
+    for section in found.values():
+        assert section.tls is not None
+        assert section.tls.crl_file == Path(folder) / "ca.crl"
+        assert section.tls.denied_file == Path(folder) / "denied"
+    done = template("helm4", values={"security": {**security, "filesSecret": ""}})
+    assert "name it in security.filesSecret" in done.stderr
+
+
+@with_helm
+def test_one_user_may_do_for_all_roles(tmp_path: Path) -> None:
+    done = template("helm4", values={"redis": {"userPerRole": False}})
+    assert done.returncode == 0, done.stderr
+    rendered = [one for one in documents(done.stdout) if one]
+    text = next(
+        one["data"]["nestvec.yaml"]
+        for one in rendered
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"] == "nv-nestvec-query"
+    )
+    path = tmp_path / "nestvec.yaml"
+    path.write_text(text)
+    assert load_settings(path).store.user == "nestvec"
+    deployments = [one for one in rendered if one["kind"] in ("Deployment", "StatefulSet")]
+    keys = {key for one in deployments for key in passwords_of(one["spec"]["template"]["spec"])}
+    assert keys == {"password"}
+
+
+def passwords_of(pod: Object) -> set[str]:
+    """The Secret's keys that a pod sees as its password of the store."""
+    return {
+        item["key"]
+        for volume in pod["volumes"]
+        for source in volume.get("projected", {}).get("sources", [])
+        for item in source.get("secret", {}).get("items", [])
+        if item["path"] == "redis/password"
+    }
 
 
 def settings_of(profile: str, pod: Object, container: Object, folder: Path) -> Settings:

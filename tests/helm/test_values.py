@@ -24,14 +24,18 @@ _REFUSED: Object = {
         "layouts": [{"pool": "Docs_1", "shards": 65, "replicas": 0, "tiers": [256]}],
         "antiAffinity": "some",
     },
-    "redis": {"url": "http://redis", "fsync": "no"},
+    "redis": {"url": "http://redis", "fsync": "no", "userPerRole": "yes"},
     "regions": _REGION | {"here": "EU", "fromCidrs": ["everywhere"]},
-    "security": {"insecure": "yes", "tls": {"certManager": {"durationHours": 0}}},
+    "security": {
+        "insecure": "yes",
+        "grantsFile": "grants.yaml",
+        "tls": {"certManager": {"durationHours": 0}, "crlFile": "/etc/ca.crl"},
+    },
 }
 _NAMED = (
     "qurey", "replicas", "limits", "port", "replicas", "cpuPercent", "runtime", "listen", "pool",
-    "shards", "replicas", "tiers", "antiAffinity", "url", "fsync", "here", "fromCidrs", "insecure",
-    "durationHours",
+    "shards", "replicas", "tiers", "antiAffinity", "url", "fsync", "userPerRole", "here",
+    "fromCidrs", "insecure", "grantsFile", "durationHours", "crlFile",
 )  # fmt: skip
 _SENSE: list[tuple[Object, str]] = [
     ({"redis": {"bundled": False}}, "redis.url is empty; give the address"),
@@ -47,6 +51,7 @@ _SENSE: list[tuple[Object, str]] = [
     ({"security": _SIGNED}, "no cert-manager.io/v1; install cert-manager"),
     ({"security": {"clientCertificates": False}}, "nobody could be known"),
     ({"security": {"insecure": True, "grants": [{}]}}, "is true and security names"),
+    ({"security": {"grantsFile": "/etc/nestvec-auth/a"}}, "name it in security.filesSecret"),
     ({"regions": _REGION}, "regions need certificates of one CA"),
 ]  # fmt: skip
 _RAY: list[tuple[Object, str]] = [

@@ -11,12 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 
 from nestvec.core.errors import Overloaded
 from nestvec.rpc.channels import PLAIN, ChannelSecurity
 from nestvec.rpc.status import error_from
-from nestvec.security.certificates import Material
-from nestvec.security.files import ReloadedFiles
+from nestvec.telemetry.metrics import CREDENTIAL_FAILURES
 from nestvec.v1 import admin_pb2, ingest_pb2, query_pb2
 from tests.support.certificates import Authority
 from tests.support.secured import (
@@ -30,6 +30,7 @@ from tests.support.secured import (
     secured_server,
     shown,
     stub_of,
+    unchecked,
 )
 from tests.support.tokens import AUDIENCE, Issuer
 
@@ -106,17 +107,10 @@ async def test_who_brings_no_good_certificate_gets_no_connection(
     good = authority.sign("client", "DNS:client")
     async with secured_server(mutual(authority)) as address:
         for kind, pair in pairs.items():
-            found = await asked(address, _unchecked(authority.file, pair))
+            found = await asked(address, unchecked(authority.file, pair))
             assert found[0] is UNAVAILABLE, (kind, found)
         assert (await asked(address, PLAIN))[0] is UNAVAILABLE
-        assert (await asked(address, _unchecked(authority.file, good)))[0] is OK
-
-
-def _unchecked(ca: Path, pair: tuple[Path, Path] | None) -> ChannelSecurity:
-    """The pair is read without a look at its dates: the server must refuse it."""
-    chain, key = (None, None) if pair is None else (pair[0].read_bytes(), pair[1].read_bytes())
-    read = ReloadedFiles("", (ca,), lambda data: Material(chain, key, data[0], None))
-    return ChannelSecurity(read)
+        assert (await asked(address, unchecked(authority.file, good)))[0] is OK
 
 
 async def test_a_client_refuses_a_server_of_another_authority_or_name(
@@ -222,6 +216,66 @@ async def test_a_caller_is_cut_off_on_its_connection_when_its_authority_goes(
         assert status is UNKNOWN_CALLER
         assert "not trusted here any more" in told
         assert (await call(inside, SEARCH, ASKED))[0] is OK
+
+
+async def test_a_stream_ends_when_its_certificate_is_revoked(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
+    client = authority.sign("client", "DNS:client")
+    security = mutual(authority)
+    security["tls"]["crl_file"] = authority.revoke()
+    security["grants"][0]["verbs"] = ["ingest"]
+    async with (
+        secured_server(security) as address,
+        connected(address, shown(authority.file, client)) as channel,
+    ):
+        stream = stub_of(channel, INGEST)(timeout=PATIENT_S)
+        await stream.write(ingest_pb2.IngestDocumentsRequest(collection="docs"))
+        assert await stream.read() is not grpc.aio.EOF
+        authority.revoke(client[0])
+        await stream.write(ingest_pb2.IngestDocumentsRequest())
+        with pytest.raises(grpc.aio.AioRpcError, match="is revoked") as refused:
+            await stream.read()
+        assert refused.value.code() is UNKNOWN_CALLER
+
+
+# --- grants in a file -----------------------------------------------------------------------------
+
+
+async def test_grants_in_a_file_hold_from_the_next_call_on_and_end_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
+    issuer, file = Issuer(tmp_path), tmp_path / "grants.yaml"
+
+    def grant(*verbs: str) -> None:
+        granted = {"subjects": ["alice"], "verbs": list(verbs), "collections": ["docs"]}
+        file.write_text(yaml.safe_dump({"grants": [granted] if verbs else []}))
+
+    grant("search", "ingest")
+    section = by_token(issuer, grants=[], grants_file=file)
+    token = issuer.token()
+    metadata = (("authorization", f"Bearer {token}"),)
+    failures = CREDENTIAL_FAILURES._value.get()
+    async with secured_server(section) as address, connected(address) as channel:
+        assert (await call(channel, SEARCH, ASKED, token))[0] is OK
+        stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=metadata)
+        await stream.write(ingest_pb2.IngestDocumentsRequest(collection="docs"))
+        assert await stream.read() is not grpc.aio.EOF
+        file.write_text("grants: [{broken")
+        assert (await call(channel, SEARCH, ASKED, token))[0] is OK
+        assert CREDENTIAL_FAILURES._value.get() == failures + 1
+        grant("search")
+        await stream.write(ingest_pb2.IngestDocumentsRequest())
+        with pytest.raises(grpc.aio.AioRpcError, match="not granted ingest") as refused:
+            await stream.read()
+        assert refused.value.code() is REFUSED
+        assert (await call(channel, SEARCH, ASKED, token))[0] is OK
+        grant()
+        assert (await call(channel, SEARCH, ASKED, token))[0] is REFUSED
+        grant("search")
+        assert (await call(channel, SEARCH, ASKED, token))[0] is OK
 
 
 # --- tokens ---------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from nestvec.rpc.clients import RemoteEncoder
 from nestvec.rpc.region_clients import RemoteRegion
 from nestvec.rpc.securing import channel_security
 from nestvec.rpc.server import Mounted
+from nestvec.security.files import read_file
 from nestvec.security.identity import Identity, caller_identity
 from nestvec.serving import host, open_channel
 from tests.support.certificates import Authority
@@ -131,6 +132,23 @@ async def test_nothing_is_opened_for_a_port_that_may_not_listen() -> None:
         with pytest.raises(ConfigError, match="beyond this machine"):
             await host(settings, opener, stack)
     assert opened == []
+
+
+async def test_a_process_reads_each_file_once_as_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, encoder = [], Watched()
+
+    def counting(path: Path, what: str) -> bytes:
+        read.append(path.name)
+        return read_file(path, what)
+
+    monkeypatch.setattr("nestvec.security.files.read_file", counting)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(encoder.close)
+        await host(settings_of(Authority(tmp_path), "encoder"), opener_of(encoder), stack)
+        # The authority stands for both who is called and who calls.
+        assert sorted(read) == ["authority.crt", "authority.crt", "encoder.crt", "encoder.key"]
 
 
 async def test_a_region_that_is_another_one_is_not_spoken_to(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -18,6 +18,7 @@ from nestvec.core.errors import (
     WorkerUnavailable,
 )
 from tests.support.rooms import PATIENT_S, eventually
+from tests.support.scrape import value
 
 
 class Gate:
@@ -317,3 +318,30 @@ async def test_a_trial_that_is_cancelled_lets_another_follow() -> None:
     store.now_s += 0.51
     store.down = False
     assert await gate.read(store.read, PATIENT_S) == "value"
+
+
+async def test_a_scrape_tells_what_runs_and_what_waits() -> None:
+    executor, gate = BoundedExecutor("scraped", threads=1, waiting=3), Gate()
+    # Whoever lets nothing wait has a queue of his own before it.
+    quiet = BoundedExecutor("unscraped", threads=1, waiting=0)
+    running = await begin(executor, gate)
+    behind = [asyncio.create_task(executor.run("stage", None, gate.work)) for _ in range(2)]
+    await eventually(told(running=1.0, waiting=2.0, places=3.0))
+    gate.let.set()
+    await asyncio.gather(running, *behind)
+    await eventually(told(running=0.0, waiting=0.0, places=3.0))
+    assert value("nestvec_queue_places", queue="unscraped") is None
+    for one in (executor, quiet):
+        await asyncio.to_thread(one.close)
+
+
+def told(**figures: float) -> Callable[[], Awaitable[bool]]:
+    """Of the queue `scraped`."""
+
+    async def holds() -> bool:
+        return all(
+            value(f"nestvec_queue_{name}", queue="scraped") == figure
+            for name, figure in figures.items()
+        )
+
+    return holds

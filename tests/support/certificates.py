@@ -62,6 +62,40 @@ class Authority:
         files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return files
 
+    def revoke(self, *certificates: Path, to_hours: float = 48.0, delta: bool = False) -> Path:
+        """The file of this authority's revocation list, which has these alone. delta: as one that
+        tells changes only.
+        """
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - 24 * _HOUR)
+            .next_update(now + to_hours * _HOUR)
+        )
+        for path in certificates:
+            revoked = (
+                x509.RevokedCertificateBuilder()
+                .serial_number(x509.load_pem_x509_certificate(path.read_bytes()).serial_number)
+                .revocation_date(now - _HOUR)
+                .build()
+            )
+            builder = builder.add_revoked_certificate(revoked)
+        if delta:
+            builder = builder.add_extension(x509.DeltaCRLIndicator(1), critical=True)
+        file = self.file.with_suffix(".crl")
+        # At once, as who replaces such a file does.
+        new = file.with_suffix(".new")
+        new.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        new.rename(file)
+        return file
+
+
+def fingerprint(certificate: Path) -> str:
+    """SHA-256, in hexadecimal digits."""
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    return found.fingerprint(hashes.SHA256()).hex()
+
 
 def _builder(
     subject: x509.Name,

@@ -74,6 +74,15 @@ _ALL: Object = {
         "tls": {"certManager": {"enabled": True, "issuer": "own"}},
     },
     "tests": {"tokenSecret": "tester"},
+    "telemetry": {
+        "traces": {
+            "endpoint": "https://collector.tracing:4317",
+            "attributes": {"team": "search"},
+            "headersSecret": "collector",
+            "tlsSecret": "collector-tls",
+            "tlsClientCertificate": True,
+        }
+    },
     "priorityClass": {"create": True},
     "monitoring": {
         "podMonitor": {"enabled": True},

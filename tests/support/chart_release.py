@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nestvec.adapters.embedded_valkey import find_binary
+from nestvec.adapters.redis_acl import StoreRole
 from tests.support.chart import CHART, Object, Pod, of_kind
 from tests.support.redis_servers import until
 from tests.support.stores import free_port
@@ -37,11 +39,14 @@ _ONCE = Retry(NoBackoff(), 0)
 
 def store_environment(folder: Path, index: str, password: str = PASSWORD) -> dict[str, str]:
     """As the container's. The primary is on this machine, whatever its port."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "password").write_text(password + "\n")
+    passwords = folder / "passwords"
+    passwords.mkdir(parents=True, exist_ok=True)
+    (passwords / "password").write_text(password + "\n")
+    for role in StoreRole:
+        (passwords / role).write_text(role_password(role, password))
     return {
         "PATH": os.environ["PATH"],
-        "PASSWORD_FILE": str(folder / "password"),
+        "PASSWORD_DIR": str(passwords),
         "ACL_FILE": str(FILES / "users.acl"),
         "RUN_DIR": str(folder),
         "SERVER": str(find_binary(None)),
@@ -74,6 +79,11 @@ def started_store(
         server.wait()
 
 
+def role_password(role: str, password: str = PASSWORD) -> str:
+    """Of that role's user, whose own nobody else has."""
+    return f"{role} {password}"
+
+
 def store_client(port: int, user: str, password: str = PASSWORD) -> Any:
     """redis-py's answers are typed as awaitables too."""
     return redis.Redis(
@@ -97,8 +107,6 @@ class Release:
             (folder / kind).mkdir()
             for name, data in of_kind(profile, "Secret")[f"nv-nestvec-{kind}"]["data"].items():
                 (folder / kind / name).write_bytes(base64.b64decode(data))
-        (folder / "redis").mkdir()
-        (folder / "redis" / "password").write_text(PASSWORD)
 
     def start_front_end(self, pod: Pod) -> tuple[str, str]:
         """At free ports of localhost, which its certificate names. Its address, its health's."""
@@ -132,6 +140,12 @@ class Release:
         """Of a ConfigMap, with this machine's paths and addresses."""
         text: str = of_kind(self._profile, "ConfigMap")[settings]["data"][name]
         text = text.replace("nv-nestvec-redis:6379", f"127.0.0.1:{self._store_port}")
+        # What each pod sees of the Secret, in one folder for all: test_settings looks at the pods.
+        for role in re.findall(r"^ *user: nestvec-(\w+)$", text, re.MULTILINE):
+            secret = self._folder / "redis" / role
+            secret.parent.mkdir(exist_ok=True)
+            secret.write_text(role_password(role))
+            text = text.replace("/etc/nestvec/redis/password", str(secret))
         text = text.replace("/etc/nestvec", str(self._folder))
         return text.replace("/var/lib/nestvec", str(self._folder / f"data-{index}"))
 

@@ -16,7 +16,8 @@ from google.protobuf.message_factory import GetMessageClass
 import nestvec.v1
 from nestvec.rpc.channels import PLAIN, ChannelSecurity, open_channel
 from nestvec.rpc.server import Mounted, Server, ServerLimits, ServerSecurity
-from nestvec.security.certificates import client_material, server_credentials
+from nestvec.security.certificates import Material, client_material, server_credentials
+from nestvec.security.files import ReloadedFiles
 from nestvec.security.opening import open_security
 from nestvec.security.settings import SecuritySection
 
@@ -118,6 +119,13 @@ def shown(
         return PLAIN
     chain, key = pair or (None, None)
     return ChannelSecurity(client_material(chain=chain, key=key, ca=ca), None, server_name)
+
+
+def unchecked(ca: Path, pair: tuple[Path, Path] | None) -> ChannelSecurity:
+    """As `shown`; the pair is read without a look at its dates: the server must refuse it."""
+    chain, key = (None, None) if pair is None else (pair[0].read_bytes(), pair[1].read_bytes())
+    read = ReloadedFiles("", (ca,), lambda data: Material(chain, key, data[0], None))
+    return ChannelSecurity(read)
 
 
 async def call(

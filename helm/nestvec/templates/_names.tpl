@@ -54,6 +54,18 @@ query ingest
 {{- default (printf "%s-redis" (include "nestvec.fullname" .)) .Values.redis.passwordSecret -}}
 {{- end -}}
 
+{{/* Keys of the store's Secret: `password` is of replicas, of Ray, and of everybody without roles. */}}
+{{- define "nestvec.passwords" -}}
+password
+{{- if .Values.redis.userPerRole }} ingest query coarse rerank member operator{{ end -}}
+{{- end -}}
+
+{{/* Under which user of the store a role runs. Pods of Ray are coarse workers and encoders. */}}
+{{- define "nestvec.storeRole" -}}
+{{- $roles := dict "encoder" "member" "cross" "member" "ray" "coarse" "check" "ingest" -}}
+{{- dig .role .role $roles -}}
+{{- end -}}
+
 {{- define "nestvec.tlsSecret" -}}
 {{- if not .Values.security.insecure -}}
 {{- default (printf "%s-tls" (include "nestvec.fullname" .)) .Values.security.tls.secret -}}

@@ -42,7 +42,7 @@ capabilities: {drop: [ALL]}
       - secret:
           name: {{ include "nestvec.passwordSecret" $.root }}
           items:
-            - {key: password, path: redis/password}
+            - {key: {{ ternary (include "nestvec.storeRole" $) "password" .userPerRole }}, path: redis/password}
 {{- if .sentinelUser }}
             - {key: sentinel-password, path: redis/sentinel-password}
 {{- end }}
@@ -65,6 +65,9 @@ capabilities: {drop: [ALL]}
             - {key: ca.crt, path: tls/ca.crt}
             - {key: tls.crt, path: tls/tls.crt}
             - {key: tls.key, path: tls/tls.key}
+{{- end }}
+{{- with include "nestvec.traceFiles" .root }}
+{{ . | indent 6 }}
 {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: 2Gi}

@@ -85,7 +85,7 @@ spec:
 {{ toYaml . | indent 8 }}
 {{- end }}
   volumes:
-{{ include "nestvec.volumes" (dict "root" .root "settings" (printf "%s-ray" (include "nestvec.fullname" .root))) | indent 4 }}
+{{ include "nestvec.volumes" (dict "root" .root "role" "ray" "settings" (printf "%s-ray" (include "nestvec.fullname" .root))) | indent 4 }}
     - name: shm
       emptyDir: {medium: Memory, sizeLimit: 256Mi}
 {{- if .head }}

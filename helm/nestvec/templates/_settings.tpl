@@ -1,14 +1,15 @@
 {{/* nestvec.yaml of a role, and cluster.yaml of `nestvec up`. */}}
 
+{{/* Told the root and a role. */}}
 {{- define "nestvec.store" -}}
-{{- $redis := .Values.redis -}}
+{{- $redis := .root.Values.redis -}}
 {{- $url := $redis.url -}}
 {{- if $redis.bundled -}}
-{{- $url = printf "redis://%s-redis:6379" (include "nestvec.fullname" .) -}}
+{{- $url = printf "redis://%s-redis:6379" (include "nestvec.fullname" .root) -}}
 {{- end -}}
 {{- $store := dict "url" $url -}}
 {{- if or $redis.bundled $redis.passwordSecret -}}
-{{- $_ := set $store "user" $redis.user -}}
+{{- $_ := set $store "user" (ternary (printf "%s-%s" $redis.user (include "nestvec.storeRole" .)) $redis.user $redis.userPerRole) -}}
 {{- $_ := set $store "password_file" "/etc/nestvec/redis/password" -}}
 {{- end -}}
 {{- if $redis.sentinelUser -}}
@@ -48,6 +49,8 @@
 {{- $tls := dict "cert_file" "/etc/nestvec/tls/tls.crt" "key_file" "/etc/nestvec/tls/tls.key" "ca_file" "/etc/nestvec/tls/ca.crt" "server_name" (include "nestvec.serverName" $root) -}}
 {{- if or (ne .role "query") $values.clientCertificates -}}
 {{- $_ := set $tls "client_ca_file" "/etc/nestvec/tls/ca.crt" -}}
+{{- with $values.tls.crlFile -}}{{- $_ := set $tls "crl_file" . -}}{{- end -}}
+{{- with $values.tls.deniedFile -}}{{- $_ := set $tls "denied_file" . -}}{{- end -}}
 {{- end -}}
 {{- $own := dict "certificates" (list (include "nestvec.serverName" $root)) "verbs" (list "internal") "collections" (list "*") -}}
 {{- $client := dict "certificates" (list (include "nestvec.clientName" $root)) "verbs" (list "search" "ingest" "admin") "collections" (list "*") -}}
@@ -56,6 +59,7 @@
 {{- $_ := set $security "grants" (concat (list $own $client) $values.grants) -}}
 {{- with $values.tokens -}}{{- $_ := set $security "tokens" . -}}{{- end -}}
 {{- with $values.quotas -}}{{- $_ := set $security "quotas" . -}}{{- end -}}
+{{- with $values.grantsFile -}}{{- $_ := set $security "grants_file" . -}}{{- end -}}
 {{- end -}}
 {{- toYaml $security -}}
 {{- end -}}
@@ -69,12 +73,13 @@
 {{- $name := include "nestvec.fullname" $root -}}
 {{- $settings := dict
   "server" (dict "host" $values.listen "port" 7700 "health_port" 7701 "metrics_port" 9090 "drain_s" $values.drainSeconds "insecure" $values.security.insecure)
-  "store" (include "nestvec.store" $root | fromYaml)
+  "store" (include "nestvec.store" . | fromYaml)
   "encoder" (include "nestvec.encoder" . | fromYaml)
   "cluster" (dict "name" $values.clusterName "heartbeat_s" $values.heartbeatSeconds)
   "log" (dict "format" "json")
 -}}
 {{- with include "nestvec.security" . | fromYaml -}}{{- $_ := set $settings "security" . -}}{{- end -}}
+{{- with include "nestvec.telemetry" $root | fromYaml -}}{{- $_ := set $settings "telemetry" . -}}{{- end -}}
 {{- if eq .role "coarse" -}}
 {{- $coarse := dict "pool" .layout.pool "shards" .layout.shards "shard" .shard "use_gpu" (gt (int $values.coarse.gpus) 0) "snapshot_every_s" $values.coarse.snapshots.everySeconds -}}
 {{- with include "nestvec.snapshots" $root -}}{{- $_ := set $coarse "snapshots" . -}}{{- end -}}
@@ -125,7 +130,7 @@
 {{- end -}}
 {{- $topology := dict
   "name" $values.clusterName
-  "store" (include "nestvec.store" . | fromYaml)
+  "store" (include "nestvec.store" (dict "root" . "role" "ray") | fromYaml)
   "collections" (include "nestvec.collections" . | fromYaml)
   "coarse" (mergeOverwrite $coarse (deepCopy $values.coarse.config))
   "encoder" (mergeOverwrite $encoder (deepCopy $values.encoder.config))
@@ -137,5 +142,6 @@
   "insecure" $values.security.insecure
 -}}
 {{- with include "nestvec.security" (dict "root" . "role" "ray") | fromYaml -}}{{- $_ := set $topology "security" . -}}{{- end -}}
+{{- with include "nestvec.telemetry" . | fromYaml -}}{{- $_ := set $topology "telemetry" . -}}{{- end -}}
 {{- toYaml $topology -}}
 {{- end -}}

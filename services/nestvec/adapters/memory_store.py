@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from nestvec.adapters.store_rules import (
     stream_refusal,
 )
 from nestvec.core.arrays import Ids
+from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest, NotFound, Overloaded
 from nestvec.core.migration import Listing, Migration
@@ -79,7 +79,7 @@ class MemoryStore:
     def __init__(
         self,
         max_bytes: int | None = None,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self.max_bytes = max_bytes
         self._now_ms = now_ms

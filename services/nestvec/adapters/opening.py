@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from nestvec.adapters.embedded_valkey import EmbeddedSettings, EmbeddedValkey
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.adapters.redis_client import RedisClient
 from nestvec.adapters.redis_epochs import Epochs
 from nestvec.adapters.redis_keys import Keyspace
@@ -20,8 +21,11 @@ from nestvec.core.ports import Registry, VectorStore
 _REGISTRY_CONNECTIONS = 4
 
 
-async def open_store(section: StoreSection, stack: AsyncExitStack) -> VectorStore:
-    """The store that the settings name, or an embedded server of its own; closed by `stack`.
+async def open_store(
+    section: StoreSection, stack: AsyncExitStack, role: StoreRole = StoreRole.INGEST
+) -> VectorStore:
+    """The store that the settings name, or an embedded server of its own; closed by `stack`. One
+    that writes documents deletes what a crash has left of collections that were dropped.
 
     Raises StoreUnavailable when it does not answer, and ConfigError when it holds another format,
     or is a cluster and the settings do not say so, or the other way round.
@@ -43,14 +47,20 @@ async def open_store(section: StoreSection, stack: AsyncExitStack) -> VectorStor
             "store.data_dir is for the embedded server, and store.url names another one; "
             "remove one of them"
         )
-    store = RedisStore(_redis_settings(section, url, section.max_connections))
+    store = RedisStore(_redis_settings(section, url, section.max_connections, role))
     stack.push_async_callback(store.close)
     await store.require_kind()
-    await store.finish_drops()
+    if role.writes_documents:
+        await store.finish_drops()
+    else:
+        # So that a format of another version, and a user with too few rights, are told at once.
+        await store.collections()
     return store
 
 
-def _redis_settings(section: StoreSection, url: str, max_connections: int) -> RedisSettings:
+def _redis_settings(
+    section: StoreSection, url: str, max_connections: int, role: StoreRole | None
+) -> RedisSettings:
     return RedisSettings(
         url=url,
         prefix=section.prefix,
@@ -64,14 +74,19 @@ def _redis_settings(section: StoreSection, url: str, max_connections: int) -> Re
         sentinel_user=section.sentinel_user,
         sentinel_password_file=section.sentinel_password_file,
         tls=None if section.tls is None else TlsSettings(**section.tls.model_dump()),
+        role=role,
     )
 
 
 async def open_registry(
-    settings: StoreSection, cluster: ClusterSection, stack: AsyncExitStack
+    settings: StoreSection,
+    cluster: ClusterSection,
+    stack: AsyncExitStack,
+    role: StoreRole | None = None,
 ) -> Registry:
     """The registry of the cluster that the settings name; `stack` closes its connections, which are
-    its own: a busy store must not hold a heartbeat up.
+    its own: a busy store must not hold a heartbeat up. role: for messages; all have the same rights
+    there.
 
     Raises ConfigError without `store.url` or `cluster.name`, or where the namespace is another
     cluster's; StoreUnavailable when the server does not answer.
@@ -83,7 +98,7 @@ async def open_registry(
             "store.url is not set; the processes of a cluster share a store: give its address"
         )
     client = RedisClient(
-        _redis_settings(settings, settings.url, _REGISTRY_CONNECTIONS),
+        _redis_settings(settings, settings.url, _REGISTRY_CONNECTIONS, role),
         Epochs(Keyspace(settings.prefix).primary),
     )
     stack.push_async_callback(client.close)
@@ -92,11 +107,13 @@ async def open_registry(
     return registry
 
 
-async def open_shared_store(section: StoreSection, stack: AsyncExitStack) -> VectorStore:
+async def open_shared_store(
+    section: StoreSection, stack: AsyncExitStack, role: StoreRole = StoreRole.INGEST
+) -> VectorStore:
     """The store of an application that runs on its own. Raises ConfigError without `url`."""
     if section.url is None:
         raise ConfigError(
             "store.url is not set; an application that runs on its own shares a store with the "
             "others: give the address of that store"
         )
-    return await open_store(section, stack)
+    return await open_store(section, stack, role)

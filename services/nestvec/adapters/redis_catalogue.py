@@ -37,7 +37,7 @@ class RedisCatalogue:
         """All of it. Raises ConfigError on a record that cannot be read."""
         keys = self._keys
         call: Command = (4, keys.revision, keys.collections, keys.beside, keys.migrations)
-        (answer,) = await self._client.run(LISTING, [call], confirmed=False)
+        (answer,) = await self._client.run(LISTING, [call], reads_only=True)
         revision, current, beside, migrations = answer
         return Listing(
             int(revision),
@@ -61,7 +61,7 @@ class RedisCatalogue:
             generation,
             generation_name(name, generation),
         )
-        (answer,) = await self._client.run(LISTS, [call], confirmed=False)
+        (answer,) = await self._client.run(LISTS, [call], reads_only=True)
         return bool(answer)
 
     async def create(self, collection: Collection, assets: Mapping[str, bytes]) -> Collection:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import ExecAbortError, NoScriptError, ResponseError
 
+from nestvec.adapters.redis_acl import needed
 from nestvec.adapters.redis_cluster import Cluster
 from nestvec.adapters.redis_epochs import Epochs
 from nestvec.adapters.redis_errors import refused_undone, translate
@@ -33,6 +34,7 @@ class RedisClient:
         target = target_of(settings)
         self.address = target.name
         """Where the store is, without credentials."""
+        self._role = settings.role
         self._wait_replicas = settings.wait_replicas
         self._wait_timeout_s = settings.wait_timeout_s
         self._cluster: Cluster | None = None
@@ -48,20 +50,23 @@ class RedisClient:
                 if target.kind == "sentinel"
                 else RedisPool(target.options, settings.max_connections)
             )
-            self._node = Node(pool, target.name, epochs, settings.command_timeout_s)
+            self._node = Node(
+                pool, target.name, epochs, settings.command_timeout_s, role=settings.role
+            )
             self._round_trip = self._node.round_trip
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command's answer. Raises StoreUnavailable or Overloaded."""
         (answer,) = await self._round_trip([command])
-        return self._sound(answer)
+        return self._sound(answer, command)
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
         """One answer a command, in one round trip. Raises the first error among them.
 
         Commands before and after a failed one are done all the same.
         """
-        return [self._sound(answer) for answer in await self._round_trip(commands)]
+        answers = await self._round_trip(commands)
+        return list(map(self._sound, answers, commands))
 
     async def everywhere(self, *command: bytes | str | int) -> list[Any]:
         """The answer of each primary. For what no key says where to send."""
@@ -97,20 +102,24 @@ class RedisClient:
         script: Script,
         calls: Sequence[Command],
         *,
+        reads_only: bool = False,
         atomic: bool = False,
         confirmed: bool = True,
         least_epoch: int | None = None,
     ) -> list[Any]:
         """Run `script` once a call, in one round trip. Raises the first error.
 
-        calls: number of keys, keys, arguments. atomic: all or none of the calls (one transaction),
+        calls: number of keys, keys, arguments. reads_only: as EVALSHA_RO, for which a user needs no
+        right to write what the script reads. atomic: all or none of the calls (one transaction),
         which a cluster allows within one slot only. confirmed: by as many replicas as the settings
         say. least_epoch: give each call, as its last argument, the epoch of the server that runs
         it, which is raised to this where it is less.
         """
         if not calls:
             return []
-        commands: list[Command] = [(b"EVALSHA", script.digest, *call) for call in calls]
+        name = b"EVALSHA_RO" if reads_only else b"EVALSHA"
+        confirmed = confirmed and not reads_only
+        commands: list[Command] = [(name, script.digest, *call) for call in calls]
         answers = await self._send(commands, atomic, confirmed, least_epoch)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:  # a server that started since, or SCRIPT FLUSH; those calls did nothing
@@ -119,7 +128,7 @@ class RedisClient:
             late = await self._send(again, atomic, confirmed, least_epoch)
             for i, answer in zip(unknown, late, strict=True):
                 answers[i] = answer
-        return [self._sound(answer) for answer in answers]
+        return list(map(self._sound, answers, commands))
 
     async def raise_epoch(self, least: int) -> None:
         """See that writes go on in this epoch or a later one. Raises ConfigError past the last."""
@@ -147,7 +156,7 @@ class RedisClient:
         if atomic:
             answers = _of_transaction(answers, len(commands))
         if wait and not any(isinstance(answer, Exception) for answer in answers):
-            self._require_replicas(self._sound(replicas))
+            self._require_replicas(self._sound(replicas, framed[-1]))
         return answers
 
     def _require_replicas(self, confirmed: int) -> None:
@@ -159,25 +168,25 @@ class RedisClient:
                 f"replicas"
             )
 
-    def _sound(self, answer: Any) -> Any:
+    def _sound(self, answer: Any, command: Command) -> Any:
         if isinstance(answer, Exception):
             if self._node is not None and refused_undone(answer):
                 self._node.pool.doubt()
-            raise translate(answer, self.address) from None
+            raise translate(answer, self.address, needed(command), self._role) from None
         return answer
 
 
 class Primary:
     """One server of those that have the keys."""
 
-    def __init__(self, node: Node, sound: Callable[[Any], Any]) -> None:
+    def __init__(self, node: Node, sound: Callable[[Any, Command], Any]) -> None:
         self._node = node
         self._sound = sound
 
     async def call(self, *command: bytes | str | int) -> Any:
         """As RedisClient.call."""
         (answer,) = await self._node.round_trip([command])
-        return self._sound(answer)
+        return self._sound(answer, command)
 
     async def raise_epoch(self, least: int) -> None:
         """As RedisClient.raise_epoch, of this one."""

@@ -250,7 +250,8 @@ class Cluster:
             options = self._topology.options_for(address)
             pool = RedisPool(options, self._settings.max_connections, name)
             pool.closed = self._closed
-            node = Node(pool, name, self._epochs, self._settings.command_timeout_s, self._register)
+            timeout_s, role = self._settings.command_timeout_s, self._settings.role
+            node = Node(pool, name, self._epochs, timeout_s, self._register, role)
             self._nodes[address] = node
         return node
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
+from nestvec.adapters.redis_acl import StoreRole, advice
 from nestvec.core.errors import NestvecError, Overloaded, StoreUnavailable
 
 # The code that opens a server's error reply -> what it means here and what to do.
@@ -61,8 +62,11 @@ def refused_undone(answer: Any) -> str:
     return code if code in _UNDONE else ""
 
 
-def translate(error: Exception, address: str) -> NestvecError:
-    """The error to raise for `error`. `address` names the server, without credentials.
+def translate(
+    error: Exception, address: str, refused: str = "", role: StoreRole | None = None
+) -> NestvecError:
+    """The error to raise for `error`. `address` names the server, without credentials. refused: the
+    command, as redis_acl.needed tells it. role: of this process, for what its user needs.
 
     Raise it `from None`: a server may quote the arguments of a command that it did not understand,
     and the password is one, so its text is cut here and must not follow as the cause.
@@ -77,8 +81,8 @@ def translate(error: Exception, address: str) -> NestvecError:
         )
     if code == "NOPERM":
         return StoreUnavailable(
-            f"{where} does not permit what nestvec needs ({_reason(error)}); give its user the "
-            f"access rules that the documentation of the store lists"
+            f"{where} does not permit {refused or 'what nestvec needs'} ({_reason(error)}); its "
+            f"user has less than its access rules must give: {advice(role)}"
         )
     if code in _MEANINGS:
         return StoreUnavailable(f"{where} {_MEANINGS[code]}")

@@ -8,13 +8,14 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.adapters.redis_epochs import Epochs, Register, over_the_same_link
 from nestvec.adapters.redis_errors import NotSent, translate
 from nestvec.adapters.redis_pool import Command, RedisPool
 
 
 class Node:
-    """One server, or whichever is the primary behind Sentinels. name: for messages."""
+    """One server, or whichever is the primary behind Sentinels. name, role: for messages."""
 
     def __init__(
         self,
@@ -23,12 +24,14 @@ class Node:
         epochs: Epochs,
         timeout_s: float,
         register: Register = over_the_same_link,
+        role: StoreRole | None = None,
     ) -> None:
         self.pool = pool
         self.name = name
         self._epochs = epochs
         self._timeout_s = timeout_s
         self._register = register
+        self._role = role
 
     async def round_trip(
         self, commands: Sequence[Command], least_epoch: int | None = None
@@ -46,7 +49,7 @@ class Node:
                 try:
                     link = await self.pool.acquire()
                 except (RedisError, OSError) as error:
-                    raise NotSent(str(translate(error, self.name))) from None
+                    raise NotSent(str(translate(error, self.name, role=self._role))) from None
                 try:
                     if least_epoch is not None:
                         epoch = await self._epochs.over(link, least_epoch, self._register)
@@ -63,4 +66,4 @@ class Node:
                         await link.disconnect()
                     self.pool.release(link)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
-            raise translate(error, self.name) from None
+            raise translate(error, self.name, role=self._role) from None

@@ -58,7 +58,7 @@ class RedisReads:
             (len(group), *(keys[i] for i in group), nbytes - 1) for group in groups.values()
         ]
         heads = [b""] * len(keys)
-        answers = await self._client.run(HEADS, calls, confirmed=False)
+        answers = await self._client.run(HEADS, calls, reads_only=True)
         for group, answer in zip(groups.values(), answers, strict=True):
             for position, head in zip(group, answer, strict=True):
                 heads[position] = head

@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
+from nestvec.adapters.redis_acl import StoreRole
 from nestvec.core.errors import ConfigError
 
 Address = tuple[str, int]
@@ -77,6 +78,7 @@ class RedisSettings:
     sentinel_user: str = ""
     sentinel_password_file: Path | None = None
     tls: TlsSettings | None = None
+    role: StoreRole | None = None
 
     def __post_init__(self) -> None:
         if self.max_connections < 1:
@@ -235,6 +237,8 @@ def _options(settings: RedisSettings, url: str, *, tls: bool) -> dict[str, Any]:
         "socket_connect_timeout": settings.connect_timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
+        # The client library's name: users need no right to tell it, and the server no refusal.
+        "driver_info": None,
         "decode_responses": False,
     }
 

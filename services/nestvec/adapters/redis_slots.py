@@ -16,7 +16,7 @@ SLOTS = 1 << 14
 # Any node may answer these.
 _WITHOUT_KEY = frozenset((b"PING", b"INFO", b"SCRIPT", b"SCAN", b"TIME", b"CLUSTER", b"ROLE"))
 _FRAME = frozenset((b"MULTI", b"EXEC"))
-_SCRIPTS = frozenset((b"EVAL", b"EVALSHA"))
+_SCRIPTS = frozenset((b"EVAL", b"EVALSHA", b"EVALSHA_RO"))
 
 
 def slot_of(command: Command) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from nestvec.adapters.redis_keys import SEQUENCE_BYTES, VERSION_BYTES, Keyspace
 from nestvec.adapters.redis_pool import Command
 from nestvec.adapters.redis_scripts import DELETE, PUT
 from nestvec.adapters.store_rules import Change, by_partition, require_distinct
+from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.placement import internal_id
@@ -96,7 +96,7 @@ class RedisWrites:
         self, collection: Collection, partition: int, deletions: Sequence[StoreDeletion]
     ) -> Command:
         call = self._call(collection, partition)
-        call.append((time.time_ns() // 1_000_000).to_bytes(SEQUENCE_BYTES, "big"))
+        call.append(wall_clock_ms().to_bytes(SEQUENCE_BYTES, "big"))
         for deletion in deletions:
             call += deletion.external_id, _bytes_of(deletion), int(deletion.remember)
         return tuple(call)

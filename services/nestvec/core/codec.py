@@ -49,7 +49,9 @@ class Int8Codes:
 
     def decode(self) -> Floats:
         """(n, dim) float32; off by at most scale in each coordinate, half of it without dither."""
-        decoded: Floats = self.codes.astype(np.float32) * self.scales[:, None]
+        decoded: Floats = self.codes.astype(np.float32)
+        # In place: a merge decodes a whole segment, and a second copy would be its peak.
+        decoded *= self.scales[:, None]
         return decoded
 
 

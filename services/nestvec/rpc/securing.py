@@ -12,7 +12,7 @@ from nestvec.rpc.server import ServerLimits, ServerSecurity
 from nestvec.security.certificates import reloaded_material, server_credentials
 from nestvec.security.files import TokenFile
 from nestvec.security.identity import region_host
-from nestvec.security.opening import Secured, open_security
+from nestvec.security.opening import open_security
 from nestvec.security.settings import PortTlsSection, require_guarded
 
 # After so long a connection with TLS is made anew, where the settings do not say.
@@ -23,22 +23,19 @@ def check_security(settings: Settings) -> None:
     """Raise ConfigError for a port beyond this machine that anyone could call, and for files that
     cannot be used.
     """
-    section = settings.server
-    require_guarded(section.host, "server.host", settings.security, section.insecure)
-    _opened(settings)
+    server_security(settings)
 
 
 def server_security(settings: Settings) -> ServerSecurity:
-    """Of this process's port. Raises ConfigError."""
-    opened = _opened(settings)
+    """Of this process's port. Raises ConfigError, for a port beyond this machine that anyone could
+    call, too.
+    """
+    section, regions = settings.server, settings.regions
+    require_guarded(section.host, "server.host", settings.security, section.insecure)
+    others = [one.name for one in regions.map if one.name != regions.here]
+    opened = open_security(settings.security, others, list(regions.collections))
     credentials = None if opened.tls is None else server_credentials(opened.tls)
     return ServerSecurity(credentials, opened.guard)
-
-
-def _opened(settings: Settings) -> Secured:
-    regions = settings.regions
-    others = [one.name for one in regions.map if one.name != regions.here]
-    return open_security(settings.security, others, list(regions.collections))
 
 
 def server_limits(settings: Settings) -> ServerLimits:

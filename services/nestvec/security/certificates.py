@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from nestvec.core.errors import ConfigError, Unauthenticated
 from nestvec.security.files import ReloadedFiles
 from nestvec.security.identity import Identity, Source
+from nestvec.security.revocation import Revoked
 from nestvec.telemetry.metrics import CERTIFICATE_EXPIRES
 
 if TYPE_CHECKING:
@@ -150,31 +151,49 @@ class CallerCertificates:
     """Identities by certificate, each read once.
 
     gRPC has verified it as the connection was made. A connection may outlive that: a certificate
-    that has ended since, or whose authority was taken out of the file, is refused at the next call.
+    that has ended since, that was revoked, or whose authority was taken out of the file, is refused
+    at the next call. revoked: None where nobody keeps lists.
     """
 
     def __init__(
-        self, files: ReloadedFiles[Material], clock: Callable[[], float] = time.time
+        self,
+        files: ReloadedFiles[Material],
+        clock: Callable[[], float] = time.time,
+        revoked: Revoked | None = None,
     ) -> None:
         self._files = files
         self._clock = clock
-        self._known: LRUCache[bytes, tuple[int, Identity]] = LRUCache(_MOST_REMEMBERED)
+        self._revoked = revoked
+        self._known: LRUCache[bytes, tuple[tuple[int, int], Identity]] = LRUCache(_MOST_REMEMBERED)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Another one when the files have changed that say whom to trust."""
+        self._files.refresh_if_due()
+        return self._files.version, 0 if self._revoked is None else self._revoked.version
 
     def identity(self, leaf: bytes, chain: bytes) -> Identity:
         """leaf, chain: PEM, as gRPC's auth context has them. Raises Unauthenticated."""
-        authorities, version = self._files.value.authorities, self._files.version
+        version = self.version
         known = self._known.get(leaf)
         if known is None or known[0] != version:
-            known = self._known[leaf] = version, _read(leaf, chain, authorities)
+            authorities = self._files.value.authorities
+            known = self._known[leaf] = version, _read(leaf, chain, authorities, self._revoked)
         identity = known[1]
         if self._clock() >= identity.expires_s:
             raise Unauthenticated(
-                f"the certificate of {identity.name} has expired; connect with a new one"
+                f"the certificate of {identity.name} has expired, or its authority's revocation "
+                f"list has; connect with a new one"
             )
         return identity
 
 
-def _read(leaf: bytes, chain: bytes, authorities: Sequence[x509.Certificate]) -> Identity:
+def _read(
+    leaf: bytes,
+    chain: bytes,
+    authorities: Sequence[x509.Certificate],
+    revoked: Revoked | None,
+) -> Identity:
     try:
         certificate = x509.load_pem_x509_certificate(leaf)
         between = x509.load_pem_x509_certificates(chain)[:_LONGEST_CHAIN] if chain else []
@@ -191,12 +210,16 @@ def _read(leaf: bytes, chain: bytes, authorities: Sequence[x509.Certificate]) ->
     identity = Identity(
         Source.CERTIFICATE, names, expires_s=certificate.not_valid_after_utc.timestamp()
     )
-    if not _leads_to(certificate, between, authorities):
+    path = _path(certificate, between, authorities)
+    if not path:
         raise Unauthenticated(
             f"the certificate of {identity.name} is not trusted here any more; connect with one of "
             f"an authority that is"
         )
-    return identity
+    if revoked is None:
+        return identity
+    until_s = revoked.require(identity.name, path)
+    return replace(identity, expires_s=min(identity.expires_s, until_s))
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
@@ -218,23 +241,27 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     return tuple(name for name in found if name)
 
 
-def _leads_to(
+def _path(
     certificate: x509.Certificate,
     between: Sequence[x509.Certificate],
     authorities: Sequence[x509.Certificate],
-) -> bool:
-    """Whether the signatures lead from a certificate to an authority of today. The rest was checked
-    as the connection was made.
+) -> list[x509.Certificate]:
+    """The signatures' way from a certificate to an authority of today, both included; empty where
+    there is none. The rest was checked as the connection was made.
     """
-    current, left = certificate, list(between)
+    path, left = [certificate], list(between)
     while True:
-        if current in authorities or any(_signed(current, one) for one in authorities):
-            return True
+        current = path[-1]
+        if current in authorities:
+            return path
+        above = next((one for one in authorities if _signed(current, one)), None)
+        if above is not None:
+            return [*path, above]
         issuer = next((one for one in left if one != current and _signed(current, one)), None)
         if issuer is None:
-            return False
+            return []
         left.remove(issuer)
-        current = issuer
+        path.append(issuer)
 
 
 def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from nestvec.core.errors import ConfigError
 from nestvec.telemetry.logs import logger
 from nestvec.telemetry.metrics import CREDENTIAL_FAILURES
 
 Value = TypeVar("Value")
+Value_co = TypeVar("Value_co", covariant=True)
 # Between two looks at the files. A new certificate is used at most so much later.
 LOOK_S = 1.0
 # Of one file: a bundle of every public authority is a quarter of this.
 _MOST_BYTES = 1 << 20
 _log = logger()
+
+
+class Reloaded(Protocol, Generic[Value_co]):
+    """What may be another one later. version: counts the values, from 1; as of the last look."""
+
+    @property
+    def value(self) -> Value_co: ...
+
+    @property
+    def version(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing(Generic[Value]):
+    """What stays as it is."""
+
+    value: Value
+    version: int = 1
 
 
 class ReloadedFiles(Generic[Value]):
@@ -42,7 +62,7 @@ class ReloadedFiles(Generic[Value]):
         self._read = read
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen = self._look()
+        self._seen = stamps_of(self._paths)
         self._value = read([read_file(path, what) for path in self._paths])
         self.version = 1
         self._next_look_s = clock() + LOOK_S
@@ -62,7 +82,7 @@ class ReloadedFiles(Generic[Value]):
         """Look at the files now."""
         with self._lock:
             self._next_look_s = self._clock() + LOOK_S
-            seen = self._look()
+            seen = stamps_of(self._paths)
             if seen == self._seen:
                 return
             self._seen = seen
@@ -76,12 +96,13 @@ class ReloadedFiles(Generic[Value]):
             self.version += 1
         _log.info("credentials.reloaded", what=self._what, version=self.version)
 
-    def _look(self) -> tuple[object, ...]:
-        return tuple(_stamp(path) for path in self._paths)
+
+def stamps_of(paths: Iterable[Path]) -> tuple[object, ...]:
+    """Differs after a file was written, or replaced by another (as Kubernetes moves a link)."""
+    return tuple(map(_stamp, paths))
 
 
 def _stamp(path: Path) -> object:
-    """Differs after a file was written, or replaced by another (as Kubernetes moves a link)."""
     try:
         found = path.stat()
     except OSError:

@@ -10,10 +10,12 @@ from cachetools import LRUCache
 
 from nestvec.core.errors import Forbidden, Unauthenticated
 from nestvec.security.certificates import CallerCertificates
-from nestvec.security.grants import Access, Rights, Verb
+from nestvec.security.files import Reloaded
+from nestvec.security.grants import Rights, Verb
 from nestvec.security.identity import Identity, current_identity, region_host
 from nestvec.security.methods import RULES, Rule, Scope
 from nestvec.security.quotas import Quotas, Use
+from nestvec.security.rules import Rules
 from nestvec.security.tokens import TokenVerifier
 
 AUTHORIZATION = "authorization"
@@ -34,24 +36,25 @@ class CallContext(Protocol):
 
 
 class Guard:
-    """tokens, certificates: whichever callers may bring; a token says who asks where both come.
-    clock: Unix time, in seconds.
+    """rules: who may do what, as it stands at any time. tokens, certificates: whichever callers may
+    bring; a token says who asks where both come. clock: Unix time, in seconds.
     """
 
     def __init__(
         self,
-        access: Access,
+        rules: Reloaded[Rules],
         tokens: TokenVerifier | None,
         certificates: CallerCertificates | None,
-        quotas: Quotas,
         clock: Callable[[], float] = time.time,
     ) -> None:
         assert tokens is not None or certificates is not None
-        self._access = access
+        self._rules = rules
         self._tokens = tokens
         self._certificates = certificates
-        self._quotas = quotas
+        self._quotas = Quotas(())
         self._clock = clock
+        # Of the rules that rights and quotas were made by.
+        self._ruled = 0
         # By the identity's own id, which holds while the identity is kept beside.
         self._rights: LRUCache[int, tuple[Identity, Rights]] = LRUCache(_MOST_REMEMBERED)
 
@@ -60,6 +63,26 @@ class Guard:
         if path not in RULES:
             raise LookupError(f"{path} has no rule in security/methods.py; add the right it takes")
         return Entry(self, RULES[path])
+
+    @property
+    def version(self) -> tuple[object, ...]:
+        """Another one when anything has changed that a call was let in by."""
+        tokens, certificates = self._tokens, self._certificates
+        return (
+            self._current().version,
+            None if tokens is None else tokens.version,
+            None if certificates is None else certificates.version,
+        )
+
+    def _current(self) -> Reloaded[Rules]:
+        """The rules; what was made by those before is forgotten."""
+        rules = self._rules
+        value, version = rules.value, rules.version
+        if version != self._ruled:
+            self._ruled = version
+            self._rights.clear()
+            self._quotas.replace(value.quotas)
+        return rules
 
     def identify(self, context: CallContext) -> Identity:
         """Whose call it is. Raises Unauthenticated."""
@@ -84,9 +107,10 @@ class Guard:
 
     def rights_of(self, identity: Identity) -> Rights:
         """What the grants allow it."""
+        rules = self._current()
         known = self._rights.get(id(identity))
         if known is None:
-            known = self._rights[id(identity)] = identity, self._access.rights_of(identity)
+            known = self._rights[id(identity)] = identity, rules.value.access.rights_of(identity)
         return known[1]
 
     def begin(self, identity: Identity, rights: Rights) -> Use | None:
@@ -117,9 +141,44 @@ class Entry:
         at with `require`; it counts until `leave`.
         """
         guard, rule = self._guard, self.rule
-        identity = guard.identify(context)
+        entered = Entered(guard, rule, context)
+        # Other regions copy as fast as their own settings let them.
+        if not rule.speaks:
+            entered.count()
+        return entered
+
+
+class Entered:
+    """A call that was let in. It ends when what let it in is there no more: see `lasting`."""
+
+    __slots__ = (
+        "_context",
+        "_guard",
+        "_identity",
+        "_named",
+        "_rights",
+        "_rule",
+        "_use",
+        "_version",
+    )
+
+    def __init__(self, guard: Guard, rule: Rule, context: CallContext) -> None:
+        """Raises Unauthenticated or Forbidden."""
+        self._guard = guard
+        self._rule = rule
+        self._context = context
+        self._use: Use | None = None
+        # What the request names, once that was looked at.
+        self._named: str | None = None
+        # Of what it was let in by; of streams alone, since a single answer is soon over.
+        self._version: tuple[object, ...] = ()
+        self._let_in()
+
+    def _let_in(self) -> None:
+        guard, rule = self._guard, self._rule
+        self._identity = identity = guard.identify(self._context)
+        self._rights = rights = guard.rights_of(identity)
         current_identity.set(identity)
-        rights = guard.rights_of(identity)
         if rule.scope is Scope.ALL:
             allowed = any(rights.allows(verb, "") for verb in rule.verbs)
         else:
@@ -127,24 +186,15 @@ class Entry:
         if not allowed:
             where = "all collections" if rule.scope is Scope.ALL else "any collection"
             raise _forbidden(identity, rule, where)
-        # Other regions copy as fast as their own settings let them.
-        use = None if rule.speaks else guard.begin(identity, rights)
-        return Entered(guard, rule, identity, rights, use)
 
+    def count(self) -> None:
+        """It is one of the caller's calls, until `leave`. Raises Overloaded."""
+        self._use = self._guard.begin(self._identity, self._rights)
 
-class Entered:
-    """A call that was let in."""
-
-    __slots__ = ("_guard", "_identity", "_rights", "_rule", "_use")
-
-    def __init__(
-        self, guard: Guard, rule: Rule, identity: Identity, rights: Rights, use: Use | None
-    ) -> None:
-        self._guard = guard
-        self._rule = rule
-        self._identity = identity
-        self._rights = rights
-        self._use = use
+    @property
+    def internal(self) -> bool:
+        """Whether the caller is a process of nestvec's own."""
+        return self._rights.internal
 
     @property
     def filters(self) -> bool:
@@ -167,9 +217,13 @@ class Entered:
             name = getattr(name, part)
         if rule.scope is Scope.SOME and not name:
             return
+        self._named = name
+        self._require_named(name)
+
+    def _require_named(self, name: str) -> None:
         if not self._allows(name):
             where = f"collection {_shortened(name)!r}" if name else "all collections"
-            raise _forbidden(self._identity, rule, where)
+            raise _forbidden(self._identity, self._rule, where)
 
     def shown(self, response: Any) -> Any:
         """The answer, without what the caller may not know of."""
@@ -186,9 +240,9 @@ class Entered:
 
     async def checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """A stream's messages. The first names the collection; the stream ends with the caller's
-        credentials.
+        credentials, and with what it was granted.
         """
-        first = True
+        first, self._version = True, self._guard.version
         async for request in requests:
             if first:
                 self.require(request)
@@ -197,7 +251,8 @@ class Entered:
             yield request
 
     async def lasting(self, responses: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """An answer in parts, which ends with the caller's credentials."""
+        """An answer in parts, which ends with the caller's credentials, or rights."""
+        self._version = self._guard.version
         async for response in responses:
             self._require_current()
             yield response
@@ -211,6 +266,12 @@ class Entered:
         return any(self._rights.allows(verb, collection) for verb in self._rule.verbs)
 
     def _require_current(self) -> None:
+        version = self._guard.version
+        if version != self._version:
+            self._version = version
+            self._let_in()
+            if self._named is not None:
+                self._require_named(self._named)
         if self._guard.now_s() >= self._identity.expires_s:
             raise Unauthenticated(
                 f"the credentials of {self._identity.name} ended during the call; go on with new "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nestvec.security.certificates import CallerCertificates, Material, reloaded_material
 from nestvec.security.files import ReloadedFiles
-from nestvec.security.grants import Access, Grant, Verb, Who
+from nestvec.security.grants import Grant, Verb, Who
 from nestvec.security.guard import Guard
 from nestvec.security.identity import region_host
-from nestvec.security.quotas import Quota, Quotas
-from nestvec.security.settings import QuotaSection, SecuritySection, WhoSection
+from nestvec.security.revocation import Revoked, reloaded_revocations, require_lists
+from nestvec.security.rules import open_rules
+from nestvec.security.settings import PortTlsSection, SecuritySection
 from nestvec.security.tokens import TokenVerifier
 
 
@@ -42,28 +43,23 @@ def _guard(
     others: Sequence[str],
     shared: Sequence[str],
 ) -> Guard:
-    grants = [Grant(_who(one), frozenset(one.verbs), one.collections) for one in section.grants]
-    if shared:
-        grants += [
-            Grant(Who(certificates=(region_host(name),)), frozenset({Verb.REGION}), shared)
-            for name in others
-        ]
+    regions = [
+        Grant(Who(certificates=(region_host(name),)), frozenset({Verb.REGION}), shared)
+        for name in (others if shared else ())
+    ]
     certificates = None
     if tls is not None and section.tls is not None and section.tls.client_ca_file is not None:
-        certificates = CallerCertificates(tls)
+        certificates = CallerCertificates(tls, revoked=_revoked(section.tls, tls))
     return Guard(
-        Access(grants),
+        open_rules(section, regions),
         None if section.tokens is None else TokenVerifier(section.tokens),
         certificates,
-        Quotas([(None if one.nobody else _who(one), _quota(one)) for one in section.quotas]),
     )
 
 
-def _who(section: WhoSection) -> Who:
-    claims: Mapping[str, Sequence[str]] = section.claims
-    return Who(section.certificates, section.subjects, claims)
-
-
-def _quota(section: QuotaSection) -> Quota:
-    burst = section.burst or max(1, round(section.calls_per_s or 1.0))
-    return Quota(section.calls_per_s, burst, section.concurrent)
+def _revoked(section: PortTlsSection, tls: ReloadedFiles[Material]) -> Revoked | None:
+    if section.crl_file is None and section.denied_file is None:
+        return None
+    files = reloaded_revocations(section.crl_file, section.denied_file)
+    require_lists(files.value, tls.value.authorities, section.crl_file)
+    return Revoked(files, section.crl_strict)

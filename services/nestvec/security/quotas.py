@@ -96,6 +96,11 @@ class Quotas:
             self._uses.move_to_end(identity.name)
         return use
 
+    def replace(self, rules: Sequence[tuple[Who | None, Quota]]) -> None:
+        """Of now on. Every caller begins anew; calls under way are counted no more."""
+        self._rules = tuple(rules)
+        self._uses.clear()
+
     def _forget(self) -> None:
         while len(self._uses) > _MOST_REMEMBERED:
             idle = next((name for name, use in self._uses.items() if not use.under_way), None)

@@ -40,11 +40,36 @@ class PortTlsSection(_Section):
         description="Who may sign certificates of callers. Set: each must bring one. Unset: none "
         "is asked for.",
     )
+    crl_file: Path | None = Field(
+        None,
+        description="Revocation lists (PEM), one of each authority that signs for callers: whoever "
+        "stands in one is refused.",
+    )
+    crl_strict: bool = Field(
+        False,
+        description="A list that has ended lets nobody in. Else it goes on to be used, and that is "
+        "logged and counted.",
+    )
+    denied_file: Path | None = Field(
+        None,
+        description="SHA-256 fingerprints of certificates that are refused, a line each.",
+    )
     server_name: str | None = Field(
         None,
         description="The name that certificates of this deployment's processes bear. Unset: that "
         "of the host which is called.",
     )
+
+    @model_validator(mode="after")
+    def _revoked_of_callers(self) -> Self:
+        if self.client_ca_file is None and (self.crl_file or self.denied_file):
+            raise ValueError(
+                "crl_file and denied_file are for callers' certificates, and none is asked for; "
+                "give client_ca_file"
+            )
+        if self.crl_strict and self.crl_file is None:
+            raise ValueError("crl_strict is of crl_file, which is not given")
+        return self
 
 
 class TokensSection(_Section):
@@ -129,6 +154,13 @@ class QuotaSection(WhoSection):
         return self
 
 
+class RulesSection(_Section):
+    """Who may do what, and how often: a file of its own, as `grants_file` names it."""
+
+    grants: tuple[GrantSection, ...] = Field((), max_length=1024)
+    quotas: tuple[QuotaSection, ...] = Field((), max_length=256)
+
+
 class SecuritySection(_Section):
     """Certificates, tokens, and who may do what. Without any: callers on this machine are let in,
     and nobody else can call.
@@ -141,6 +173,11 @@ class SecuritySection(_Section):
     )
     grants: tuple[GrantSection, ...] = Field((), max_length=1024)
     quotas: tuple[QuotaSection, ...] = Field((), max_length=256)
+    grants_file: Path | None = Field(
+        None,
+        description="YAML with more `grants` and `quotas`, which stand behind those here. Read "
+        "again when it changes.",
+    )
 
     @property
     def authenticates(self) -> bool:
@@ -151,9 +188,9 @@ class SecuritySection(_Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.authenticates and not self.grants:
+        if self.authenticates and not self.grants and self.grants_file is None:
             raise ValueError("callers need credentials and no one is granted anything; add grants")
-        if not self.authenticates and (self.grants or self.quotas):
+        if not self.authenticates and (self.grants or self.quotas or self.grants_file):
             raise ValueError(
                 "grants and quotas need to know who calls; give tokens, or tls.client_ca_file"
             )

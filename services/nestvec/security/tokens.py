@@ -71,6 +71,12 @@ class TokenVerifier:
         )
         self._known: LRUCache[bytes, tuple[int, Identity]] = LRUCache(_MOST_REMEMBERED)
 
+    @property
+    def version(self) -> int:
+        """Another one when the keys have changed."""
+        self._keys.refresh_if_due()
+        return self._keys.version
+
     def identity(self, token: str) -> Identity:
         """Whom a token names. Raises Unauthenticated, which never quotes it."""
         keys, version = self._keys.value, self._keys.version

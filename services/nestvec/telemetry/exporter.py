@@ -11,6 +11,7 @@ import prometheus_client
 
 import nestvec
 from nestvec.core.errors import ConfigError
+from nestvec.security.files import stamps_of
 from nestvec.telemetry import metrics
 from nestvec.telemetry.logs import logger
 
@@ -48,10 +49,10 @@ def export_metrics(
 def _renew_by(listening: Any, pair: tuple[Path, Path]) -> None:
     """Read a changed pair again as connections come in."""
     context: ssl.SSLContext = listening.context
-    seen = [_stamp(pair)]
+    seen = [stamps_of(pair)]
 
     def look(*_: object) -> None:
-        now = _stamp(pair)
+        now = stamps_of(pair)
         if now == seen[0]:
             return
         try:
@@ -62,15 +63,3 @@ def _renew_by(listening: Any, pair: tuple[Path, Path]) -> None:
         seen[0] = now
 
     context.sni_callback = look
-
-
-def _stamp(pair: tuple[Path, Path]) -> list[tuple[int, int, int] | None]:
-    stamps: list[tuple[int, int, int] | None] = []
-    for path in pair:
-        try:
-            found = path.stat()
-        except OSError:
-            stamps.append(None)
-        else:
-            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
-    return stamps
