@@ -58,6 +58,11 @@ _LATE = (
         "nestvec_cluster.cli_training:train",
     ),
     LateCommand(
+        "size",
+        "Say how much memory, disk and how many pods a collection needs.",
+        "nestvec_cluster.cli_size:size",
+    ),
+    LateCommand(
         "bench",
         "Measure latency, recall and memory on your own texts and queries.",
         "nestvec_cluster.bench:bench",
@@ -86,6 +91,11 @@ _LATE = (
         "regions",
         "Show how the regions of a deployment stand to each other.",
         "nestvec_cluster.cli_regions:regions",
+    ),
+    LateCommand(
+        "acl",
+        "Print what each role's user of the store must be allowed.",
+        "nestvec_cluster.cli_acl:acl",
     ),
     LateCommand(
         "probe",
