@@ -12,8 +12,8 @@ SEED ?= 20261124
 
 VENV := .venv
 BIN := $(VENV)/bin
-# -qq: errors only
-PIP := $(BIN)/python -m pip install -qq --constraint constraints.txt
+# -qq: errors only. --no-compile: Python compiles what is imported; compiling all of it takes a minute.
+PIP := $(BIN)/python -m pip install -qq --no-compile --constraint constraints.txt
 VENV_READY := $(VENV)/.made
 DEMO_READY := $(VENV)/.installed-demo
 TEST_READY := $(VENV)/.installed-test
@@ -69,10 +69,10 @@ protos-check: install-test
 	@echo "== generated code"
 	@$(BIN)/python tools/protos.py --check
 
-# In two halves at once: much of it waits for processes to start. Files named in ARGS run alone.
+# In parts at once: much of it waits for processes to start. Files named in ARGS run alone.
 pytest: install-test
 	@echo "== tests"
-	@$(BIN)/python tools/halves.py $(ARGS)
+	@$(BIN)/python tools/parts.py $(ARGS)
 
 # 200 rounds take about half an hour. The seed is printed with a failure and repeats its kills.
 soak: install-test

@@ -278,7 +278,11 @@ def test_a_code_that_does_not_divide_the_prefix_is_a_byte_a_dimension_instead() 
     assert coded(CoarseCode.FOUR_BIT).build(prefixes[:, :11]).kind == "sq8"
 
 
-@pytest.mark.parametrize("code", list(CoarseCode))
+@pytest.mark.parametrize(
+    "code",
+    # A product quantiser takes seconds to train.
+    [pytest.param(one, marks=takes_long if one is CoarseCode.PQ else ()) for one in CoarseCode],
+)
 def test_only_a_scan_of_whole_rows_says_that_it_reads_them(code: CoarseCode) -> None:
     """What it says decides whether bounding every row instead is worth while."""
     index = coded(code).build(mrl_like(10_000, 8, seed=5))

@@ -23,6 +23,7 @@ from nestvec.client import AsyncNestvecClient, SearchResult
 from nestvec.core.errors import NestvecError
 
 TIMEOUT_S = 5.0
+_START_S = 60.0
 _END_S = 20.0
 # Waiting for the records of what was sent: past its deadline, a call ends very soon.
 _MARGIN_S = 5.0
@@ -132,6 +133,14 @@ class RunningLoad:
     def __init__(self, file: Path, process: subprocess.Popen[bytes]) -> None:
         self._file = file
         self._process = process
+
+    def wait_until_asking(self) -> None:
+        """Its process takes its time to start."""
+        deadline_s = time.monotonic() + _START_S
+        while not self._read():
+            assert self._process.poll() is None, "the load ended by itself"
+            assert time.monotonic() < deadline_s, "the load does not begin"
+            time.sleep(0.1)
 
     def between(self, start_s: float, end_s: float) -> list[Asked]:
         """What was sent in a span of time that has passed. Waits for the last answers."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from tests.fault.cluster_truth import Truth
 from tests.fault.history import History
 from tests.fault.writing import Writer, problems_of, versions
 from tests.support.long_runs import LONG
-from tests.support.ray_cluster import session
+from tests.support.ray_cluster import DEPLOYED, STRICT, RaySession, session
 from tests.support.sentences import sentences
 
 WINDOW_S = float(os.environ.get("NESTVEC_FAULT_WINDOW_S", "30" if LONG else "5"))
@@ -41,8 +41,6 @@ COLLECTION = "docs"
 # Written to all the time; beside the other one, of which the truth has to stay the same.
 WRITTEN = "written"
 CLASSES = ("search", "autocomplete", "strict")
-# As `search`, but it would rather fail than answer in coarse order.
-_STRICT = {"coarse_dim": 256, "k": 10, "candidates": 1000, "min_coverage": 0.5, "degrade": False}
 # What UNAVAILABLE comes back as.
 _UNAVAILABLE = {
     one.__name__ for one in (StoreUnavailable, WorkerUnavailable, LeaseLost, BelowCoverage)
@@ -82,13 +80,11 @@ class Case:
     partial: bool = False
 
 
-SHORT_CASES = (
-    Case(faults.kill_coarse_replica),
-    Case(faults.kill_redis, _unavailable_strict),
-)
+SHORT_CASES = (Case(faults.kill_redis, _unavailable_strict),)
 # A node is not replaced: its fault is the last.
 LONG_CASES = (
     Case(faults.kill_gcs),
+    Case(faults.kill_coarse_replica),
     *SHORT_CASES,
     Case(faults.kill_query_front_end),
     Case(faults.stop_coarse_replica, lasting=True),
@@ -130,19 +126,24 @@ class Outcome:
 class Watched:
     """A cluster under load, and what is true of it."""
 
-    def __init__(self, cluster: Cluster, stack: ExitStack, folder: Path) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        documents: Sequence[IngestDocument],
+        stack: ExitStack,
+        folder: Path,
+    ) -> None:
+        """documents: what COLLECTION holds."""
         self.cluster = cluster
-        texts = sentences(300)
-        self._documents = [IngestDocument(f"d{n}", text) for n, text in enumerate(texts)]
-        self._queries = [f"what {text.lower()}" for text in texts[::15]]
-        ids = [one.id for one in self._documents]
-        with NestvecClient(cluster.writing, timeout_s=30) as client:
-            client.index(COLLECTION, self._documents)
+        self._documents = documents
+        self._queries = [f"what {one.text.lower()}" for one in documents[::15]]
+        ids = [one.id for one in documents]
         first = cluster.fronts[0]
         self.truth = Truth.learn(first, COLLECTION, ids, SHARDS, self._queries, CLASSES)
         self.load: RunningLoad = stack.enter_context(
             cluster_load.running(cluster.fronts, COLLECTION, self._queries, CLASSES, RATE, folder)
         )
+        self.load.wait_until_asking()
         # What a front end's first requests open is open before anything is measured.
         time.sleep(2.0)
         began_s = time.monotonic()
@@ -262,13 +263,13 @@ def p99_ms(asked: list[Asked]) -> float:
     return round(float(np.percentile([one.ms for one in asked], 99)), 1)
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    pytest.importorskip("ray")
+@contextmanager
+def two_nodes() -> Iterator[Cluster]:
+    """A cluster for this alone, with a second node and encoders that can be killed."""
     shared = {"shards": SHARDS, "replicas": 2}
     sections = {
         "collections": {EVERY_COLLECTION: shared, COLLECTION: {}, WRITTEN: {}},
-        "classes": {"strict": _STRICT},
+        "classes": {"strict": STRICT},
         # Queries come again and again: kept vectors would hide an encoder that is gone.
         "encoder": {
             "in": "cluster",
@@ -280,9 +281,27 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with (
         session("faults", **sections) as ray_session,
         faults.started(ray_session, DEFAULT_POOL) as cluster,
-        ExitStack() as stack,
     ):
-        found = Watched(cluster, stack, tmp_path_factory.mktemp("faults"))
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def watched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Watched]:
+    """Of the cluster that other tests use too; with every fault, of one of its own."""
+    pytest.importorskip("ray")
+    with ExitStack() as stack:
+        documents: Sequence[IngestDocument] = DEPLOYED
+        if LONG:
+            documents = [IngestDocument(f"d{n}", text) for n, text in enumerate(sentences(300))]
+            cluster = stack.enter_context(two_nodes())
+            with NestvecClient(cluster.writing, timeout_s=30) as client:
+                client.index(COLLECTION, documents)
+        else:
+            deployed: RaySession = request.getfixturevalue("deployed")
+            cluster = Cluster(deployed, COLLECTION)
+        found = Watched(cluster, documents, stack, tmp_path_factory.mktemp("faults"))
         yield found
     if REPORT:
         Path(REPORT).write_text(json.dumps([asdict(one) for one in found.outcomes], indent=1))

@@ -26,6 +26,7 @@ from nestvec.core.collection import Collection
 from nestvec.core.errors import StoreUnavailable
 from nestvec.core.ports import StoreDeletion, StoreRecord
 from tests.fault.history import History
+from tests.support.long_runs import takes_long
 from tests.support.redis_servers import LocalCluster, Server, Watched
 from tests.support.stores import a_collection
 
@@ -193,7 +194,10 @@ def stopped(server: Server) -> Fault:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("breaks", [killed, stopped], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "breaks",
+    [pytest.param(killed, id="killed"), pytest.param(stopped, id="stopped", marks=takes_long)],
+)
 async def test_sentinels_failover_loses_nothing_acknowledged(
     tmp_path: Path, breaks: Callable[[Server], Fault]
 ) -> None:

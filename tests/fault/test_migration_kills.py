@@ -2,8 +2,8 @@
 writes.
 
 Afterwards the new generation serves every acknowledged document as it was acknowledged, the old
-one has the same, so that a rollback loses nothing either, and no answer mixes the two. `make soak`
-kills at 20 moments.
+one has the same, so that a rollback loses nothing either, and no answer mixes the two. Only `make
+soak` does this to processes; tests/nestvec/replication/test_migrations.py does it in one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from nestvec.core.model_spec import ModelSpec
 from tests.fault.history import History
 from tests.fault.processes import PATIENCE_S, Processes
 from tests.fault.writing import Writer, check, contents_of, patient
-from tests.support.long_runs import LONG
+from tests.support.long_runs import takes_long
 from tests.support.small_models import save_turned
 
 SEED = int(os.environ.get("NESTVEC_FAULT_SEED", "20261124"))
 COLLECTION = "moving"
-KILLS = 20 if LONG else 1
-DOCUMENTS = 2000 if LONG else 150
+KILLS = 20
+DOCUMENTS = 2000
 # Documents a second: while half of the kills fall, it is being filled. The others find the rest.
 RATE = 10.0
 LONGEST_REST_S = 0.8
@@ -76,6 +76,7 @@ class Asker(threading.Thread):
                 time.sleep(0.01)
 
 
+@takes_long
 @pytest.mark.timeout(120 + 30 * KILLS)
 def test_a_migration_killed_at_random_points_loses_nothing(
     processes: Processes, tmp_path: Path

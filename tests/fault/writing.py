@@ -14,10 +14,13 @@ from nestvec.client import AckName, IngestDocument, NestvecClient
 from nestvec.core.errors import NestvecError
 from tests.fault.history import History
 from tests.fault.processes import PATIENCE_S, Processes
+from tests.support.long_runs import LONG
 
 Result = TypeVar("Result")
 ACKS: tuple[AckName, ...] = ("stored", "searchable")
 NAMES_PER_WRITER = 150
+# Of which it is looked whether they are found by their own texts.
+_SEARCHED = 60 if LONG else 15
 _CALL_S = 3.0
 _WORDS = (
     "amber basin cedar delta ember fjord grove harbor island jungle kernel lagoon meadow nectar "
@@ -134,7 +137,7 @@ def problems_of(client: NestvecClient, collection: str, history: History) -> lis
 def _misfound(client: NestvecClient, collection: str, history: History) -> list[str]:
     """Some documents by their own texts, and some texts that no document has any more."""
     problems = []
-    for name in random.Random(0).sample(history.names(), min(60, len(history.names()))):
+    for name in random.Random(0).sample(history.names(), min(_SEARCHED, len(history.names()))):
         text = history.state(name)
         old = sorted(history.outdated(name))[:2]
         for query in filter(None, [text, *old]):

@@ -38,7 +38,7 @@ from tests.support.shards import a_query
 from tests.support.store_server import StoreServer
 from tests.support.worker_processes import CLUSTER, WorkerProcesses
 
-HEARTBEAT_S = 0.5
+HEARTBEAT_S = 1.0
 DOCUMENTS = 3000
 LAYOUT = Layout("default", 1)
 ASK_S = 20.0
@@ -155,6 +155,7 @@ async def test_workers_are_ready_when_they_hold_everything_and_follow_what_chang
     )
 
 
+@takes_long
 async def test_a_killed_worker_is_gone_and_a_new_one_takes_its_name(house: House) -> None:
     docs = await filled(house, "docs", 300, 1)
     killed, stays = house.workers.start(0, 0), house.workers.start(0, 1)
@@ -186,6 +187,7 @@ async def test_a_drained_worker_tells_finishes_and_leaves_at_once(house: House) 
     assert "Traceback" not in house.workers.log(name)
 
 
+@takes_long
 async def test_a_worker_that_was_stopped_answers_nothing_until_it_has_joined_again(
     house: House,
 ) -> None:
@@ -208,7 +210,8 @@ async def test_a_worker_that_was_stopped_answers_nothing_until_it_has_joined_aga
         await shard.search(a_query(docs), ASK_S)
 
 
-@pytest.mark.parametrize("outage", ["hangs", pytest.param("restarts", marks=takes_long)])
+@takes_long
+@pytest.mark.parametrize("outage", ["hangs", "restarts"])
 async def test_an_outage_of_the_registry_stops_no_search_and_loses_nobody(
     house: House, server: StoreServer, outage: str
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nestvec.client import IngestDocument, NestvecClient, SearchResult
+from nestvec.client import IngestDocument, NestvecClient, RegionDifference, SearchResult
 from nestvec.config import load_settings
 from nestvec.core.certificate import Certificate
 from nestvec.core.coverage import DegradationKind
@@ -18,6 +17,7 @@ from nestvec.core.errors import InvalidRequest, NotFound
 from nestvec.core.regions import RegionState
 from nestvec.regions.app import RegionApp
 from nestvec_cluster.background import background_engine
+from nestvec_cluster.ports import free_ports
 
 PATIENT_S = 30.0
 WORDS = ("lamp", "river", "stone", "cloud", "paper", "engine", "garden", "winter", "salt", "glass")
@@ -30,14 +30,6 @@ COUNT = 120
 def document(number: int) -> IngestDocument:
     words = (WORDS[number % 10], WORDS[number // 10 % 10], WORDS[number // 3 % 10], str(number))
     return IngestDocument(f"d{number}", " ".join(words), fields={"even": number % 2 == 0})
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 @contextmanager
@@ -108,6 +100,7 @@ def test_a_region_answers_for_another_by_its_prefixes(monkeypatch: pytest.Monkey
         assert searched == []
         until(lambda: copied(eu) == (DIM, 0, 0))
         check_follows(eu, us)
+        check_compared(eu, us)
         check_hidden(eu)
         exact = {hit.id: hit.score for hit in eu.search("whole", QUERIES[0], k=100).hits}
         home.close()
@@ -160,6 +153,22 @@ def check_follows(eu: NestvecClient, us: NestvecClient) -> None:
         client.index(name, [IngestDocument("new", text)])
         client.delete(name, ["d0", "d2"])
     until(lambda: same(everything(eu, text), eu.search("whole", text)))
+
+
+def check_compared(eu: NestvecClient, us: NestvecClient) -> None:
+    """The copy is compared with its home, and its size is told: nobody else can ask for it."""
+    count = us.describe("docs").documents
+    (found,) = eu.verify_regions("docs")
+    assert found == RegionDifference("us", count, count, prefix_dim=DIM)
+    with pytest.raises(InvalidRequest, match=r"replicated here: none; prefixes here: docs"):
+        eu.verify_regions("whole")
+    with pytest.raises(InvalidRequest, match="no prefixes of it are copied"):
+        us.verify_regions("docs")
+    here, there = eu.regions()
+    (way,) = there.replication
+    assert way.documents == count
+    assert way.stored_bytes > 0
+    assert [one.tiers for side in (here, there) for one in side.collections] == [(DIM, 32)] * 2
 
 
 def check_hidden(eu: NestvecClient) -> None:

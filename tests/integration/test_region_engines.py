@@ -16,9 +16,9 @@ from nestvec.core.regions import RegionState
 from nestvec.telemetry.logs import configure_logs
 from nestvec.v1 import region_pb2, region_pb2_grpc
 from nestvec_cluster.background import background_engine
+from nestvec_cluster.ports import free_ports
 from tests.support.caller import TEXTS
 from tests.support.engine import SharedEngine
-from tests.support.stores import free_port
 
 PATIENT_S = 30.0
 
@@ -64,7 +64,7 @@ def filled(settings: Settings, texts: dict[str, str]) -> Iterator[NestvecClient]
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     configure_logs("error")
-    ports = {"eu": free_port(), "us": free_port()}
+    ports = dict(zip(("eu", "us"), free_ports(2), strict=True))
     halves = [dict(list(TEXTS.items())[half::2]) for half in (0, 1)]
     alone = load_settings(None, {"server.port": 0, "encoder.model": "hash:64"})
     with ExitStack() as stack:

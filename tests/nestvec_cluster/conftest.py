@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nestvec.core.document import Document
+from nestvec_cluster.corpus import stdlib_passages
 from tests.support.cli import Nestvec, run_cli
 from tests.support.engine import SharedEngine
 
@@ -18,3 +20,9 @@ def nestvec(engine: SharedEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("NESTVEC_COLLECTION", raising=False)
     return run_cli
+
+
+@pytest.fixture(scope="session")
+def stdlib() -> list[Document]:
+    """`stdlib_passages()`, which takes some seconds to read."""
+    return stdlib_passages()

@@ -82,6 +82,13 @@ def test_what_cannot_be_placed_says_what_is_missing(ray_session: RaySession) -> 
     ran = ray_session.run("up", file=ray_session.joining("large", **large))
     assert ran.code == 1
     assert "needs 15.5 CPUs in pieces of 5, 0.25 (coarse, ingest, query), nodes have 8" in ran.err
+
+
+@takes_long
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_gpus_that_no_node_has_are_refused(ray_session: RaySession) -> None:
     gpus = {**_SMALL, "coarse": {"num_cpus": 0.25, "num_gpus": 0.5}}
     ran = ray_session.run("up", file=ray_session.joining("gpus", **gpus))
     assert ran.code == 1

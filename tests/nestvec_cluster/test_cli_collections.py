@@ -73,8 +73,10 @@ def test_describe_without_a_name_is_of_the_server(nestvec: Nestvec, collection_n
     assert data["spaces"][0] == data["space"]
     assert collection_name in data["collections"]
     assert [one["name"] for one in data["search_classes"]] == ["autocomplete", "search", "analyst"]
+    assert [one["regions"] for one in data["search_classes"]] == ["local", "local_first", "all"]
+    assert {one["local_score"] for one in data["search_classes"]} == {0.5}
     out = nestvec("describe").out
-    for expected in ("autocomplete", "4,000", collection_name):
+    for expected in ("autocomplete", "4,000", "local_first < 0.5", collection_name):
         assert expected in out
 
 

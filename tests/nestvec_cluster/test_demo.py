@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nestvec.client import NestvecClient
+from tests.support.cli import run_cli
 from tests.support.sentences import sentences
 
 COMMAND = (sys.executable, "-m", "nestvec_cluster.cli", "demo")
@@ -92,9 +93,6 @@ def check_figures(report: dict[str, Any]) -> None:
 def test_too_few_texts_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "few.txt"
     path.write_text("\n".join(sentences(5)), encoding="utf-8")
-    done = subprocess.run(
-        [*COMMAND, "--texts", str(path)], check=False, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 1
-    assert "few.txt: 5 texts, expected at least 20" in done.stderr
-    assert "Traceback" not in done.stderr
+    ran = run_cli("demo", "--texts", path)
+    assert ran.code == 1
+    assert "few.txt: 5 texts, expected at least 20" in ran.err

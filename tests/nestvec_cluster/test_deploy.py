@@ -16,29 +16,26 @@ import pytest
 import yaml
 
 from nestvec.adapters.opening import open_registry
-from nestvec.client import IngestDocument, NestvecClient
+from nestvec.client import NestvecClient
 from nestvec.core.errors import NestvecError
 from nestvec.core.members import ClusterView, Member, MemberState
 from nestvec_cluster.pieces import base_settings
 from nestvec_cluster.processes import with_descendants
+from tests.support.listeners import listener
 from tests.support.long_runs import takes_long
-from tests.support.ray_cluster import RaySession
+from tests.support.ray_cluster import DEPLOYED, RaySession
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
-_TEXTS = [f"document number {number} of the deployed collection" for number in range(120)]
+_TEXTS = [one.text for one in DEPLOYED]
 _PATIENCE_S = 60.0
-_ALL = 7
+_ALL = 9
+# Two replicas of the two shards of `docs`, and one of `written`.
+_WORKERS = 5
 
 
-@pytest.fixture(scope="module")
-def cluster(ray_session: RaySession) -> RaySession:
-    """Two shards of two replicas, two query front ends, with documents."""
-    ran = ray_session.run("up")
-    assert ran.code == 0, ran.err
-    topology = ray_session.topology
-    with NestvecClient(f"127.0.0.1:{topology.ingest.port}", timeout_s=30) as client:
-        client.index("docs", [IngestDocument(f"d{n}", text) for n, text in enumerate(_TEXTS)])
-    return ray_session
+@pytest.fixture
+def cluster(deployed: RaySession) -> RaySession:
+    return deployed
 
 
 def search(cluster: RaySession, number: int = 0) -> Any:
@@ -81,15 +78,20 @@ def incarnations(cluster: RaySession) -> dict[str, int]:
     return {name: one.incarnation for name, one in members(cluster).items()}
 
 
-def actors(cluster: RaySession, kind: str) -> dict[int, Any]:
-    """Processes of one kind, by pid, with what tells one from another."""
+def workers(cluster: RaySession) -> set[int]:
+    """Pids of all coarse workers, as Ray names its actors."""
     state = cluster.state
     assert state.raylet is not None
     return {
-        one.pid: one
+        one.pid
         for one in with_descendants([state.raylet])
-        if Path(f"/proc/{one.pid}/comm").read_text().startswith(f"ray::{kind}"[:15])
+        if Path(f"/proc/{one.pid}/comm").read_text().startswith("ray::CoarseWorker"[:15])
     }
+
+
+def a_worker(cluster: RaySession) -> int:
+    """The pid of one that holds a part of `docs`."""
+    return listener(int(members(cluster)["docs/2-0.0"].address.rpartition(":")[2])).pid
 
 
 @contextmanager
@@ -146,7 +148,7 @@ def test_status_shows_every_process_and_what_it_holds(cluster: RaySession) -> No
         held = sum(members[f"docs/2-{shard}.{replica}"]["documents"] for shard in (0, 1))
         assert held == len(_TEXTS)
     table = cluster.run("status").out
-    assert "all 7 ready" in table
+    assert f"all {_ALL} ready" in table
     assert "docs/2-1.1" in table
 
 
@@ -160,28 +162,29 @@ def test_up_again_changes_nothing(cluster: RaySession) -> None:
 
 def test_a_killed_worker_costs_no_answer_and_comes_back(cluster: RaySession) -> None:
     before = incarnations(cluster)
-    workers = actors(cluster, "CoarseWorker")
-    assert len(workers) == 4
+    victim = a_worker(cluster)
+    assert victim in workers(cluster)
+    assert len(workers(cluster)) == _WORKERS
     with load(cluster) as wrong:
-        victim = next(iter(workers))
         os.kill(victim, signal.SIGKILL)
         until(lambda: incarnations(cluster) != before)
-        until(lambda: all_ready(cluster) and len(actors(cluster, "CoarseWorker")) == 4)
+        until(lambda: all_ready(cluster) and len(workers(cluster)) == _WORKERS)
     assert wrong == []
     after = incarnations(cluster)
     assert len([name for name in before if before[name] != after[name]]) == 1
-    assert victim not in actors(cluster, "CoarseWorker")
+    assert victim not in workers(cluster)
 
 
+@takes_long
 def test_sigterm_drains_and_ray_starts_it_again(cluster: RaySession) -> None:
     before = incarnations(cluster)
     with load(cluster) as wrong:
-        victim = next(iter(actors(cluster, "CoarseWorker")))
+        victim = a_worker(cluster)
         os.kill(victim, signal.SIGTERM)
         until(lambda: incarnations(cluster) != before)
-        until(lambda: all_ready(cluster) and len(actors(cluster, "CoarseWorker")) == 4)
+        until(lambda: all_ready(cluster) and len(workers(cluster)) == _WORKERS)
     assert wrong == []
-    assert victim not in actors(cluster, "CoarseWorker")
+    assert victim not in workers(cluster)
 
 
 @takes_long
@@ -189,7 +192,7 @@ def test_scale_adds_and_the_file_takes_away(cluster: RaySession) -> None:
     ran = cluster.run("scale", "docs", "3")
     assert ran.code == 0, ran.err
     assert "docs/2-0.2, docs/2-1.2" in ran.out
-    until(lambda: all_ready(cluster, 9))
+    until(lambda: all_ready(cluster, _ALL + 2))
     assert members(cluster)["docs/2-1.2"].state is MemberState.READY
     with load(cluster) as wrong:
         ran = cluster.run("up", "--json")
@@ -230,6 +233,7 @@ def test_changed_settings_are_a_rolling_restart(cluster: RaySession) -> None:
         "docs/2-0.1",
         "docs/2-1.0",
         "docs/2-1.1",
+        "written/1-0.0",
     ]
     assert wrong == []
     assert all_ready(cluster)
@@ -245,9 +249,9 @@ def test_a_gcs_that_is_killed_under_load_is_started_again(cluster: RaySession) -
         until(lambda: cluster.run("status", "--json").json["ray"] == "ok")
     assert wrong == []
     # It is a working one: Ray restarts an actor again.
-    victim = next(iter(actors(cluster, "CoarseWorker")))
+    victim = a_worker(cluster)
     os.kill(victim, signal.SIGKILL)
-    until(lambda: len(actors(cluster, "CoarseWorker")) == 4)
+    until(lambda: len(workers(cluster)) == _WORKERS)
     until(lambda: all_ready(cluster))
     assert search(cluster).coverage.fraction == 1.0
 

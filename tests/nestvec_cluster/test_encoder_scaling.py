@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nestvec.core.errors import ConfigError
 from nestvec_cluster.encoder_scaling import Demand, EncoderPlan, Seen, next_steps, number_of
+from tests.support.long_runs import examples
 
 PLAN = EncoderPlan({}, 1, 4, target_queue=4.0, up_after_s=1.0, down_after_s=10.0)
 
@@ -106,7 +107,7 @@ class World:
         return bool(steps.start or steps.end)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     old=st.integers(0, 5),
     fresh=st.integers(0, 5),

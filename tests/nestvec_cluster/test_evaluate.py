@@ -92,6 +92,7 @@ def check_page(page: str, tmp_path: Path) -> None:
     assert str(tmp_path) not in page
 
 
+@takes_long
 def test_without_judgments_exact_search_is_the_truth(tmp_path: Path) -> None:
     golden = a_golden(tmp_path / "small")
     (golden / "qrels.tsv").unlink()
@@ -109,6 +110,8 @@ def test_texts_of_any_kind_are_measured_by_themselves(tmp_path: Path) -> None:
     report = evaluated(tmp_path, "--texts", path, "--self", "--tiers", "128", "--model", "hash:128")
     assert (report["documents"], report["queries"]) == (270, 30)
     assert report["model"] == "hash-128"
+    assert report["truth"] == "exact"
+    assert report["full"]["ndcg_at_10"] == report["full"]["recall_at_10"] == 1.0
 
 
 def test_what_does_not_fit_together_is_refused_in_one_line(tmp_path: Path) -> None:

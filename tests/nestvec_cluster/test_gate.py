@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from nestvec_cluster import gate as gate_module
 from tests.support.cli import run_cli
 from tests.support.golden_sets import a_golden
 
@@ -24,10 +27,13 @@ SERVED = (
 )
 
 
-def test_a_release_is_decided_and_held_against_the_one_before(tmp_path: Path) -> None:
+def test_a_release_is_decided_and_held_against_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     golden = a_golden(tmp_path / "small")
     budget, card = tmp_path / "budget.yaml", tmp_path / "card.json"
     budget.write_text(BUDGET % 256, encoding="utf-8")
+    measured = kept(monkeypatch)
     ran, findings = gated(tmp_path, golden, budget, "--release-card", card)
     assert ran.code == 0, ran.out + ran.err
     assert {one["outcome"] for one in findings.values()} == {"passed", "skipped"}
@@ -37,6 +43,8 @@ def test_a_release_is_decided_and_held_against_the_one_before(tmp_path: Path) ->
     assert "0 of" not in findings["tier logged on every request"]["detail"]
     assert str(tmp_path) not in card.read_text(encoding="utf-8")
 
+    # The same figures, by another budget: measuring them again takes as long as the first time.
+    monkeypatch.setattr(gate_module, "_measure", lambda *_: measured[0])
     budget.write_text(BUDGET % 512, encoding="utf-8")
     never = tmp_path / "never.json"
     ran, findings = gated(tmp_path, golden, budget, "--previous", card, "--release-card", never)
@@ -46,6 +54,19 @@ def test_a_release_is_decided_and_held_against_the_one_before(tmp_path: Path) ->
     assert findings["stored bytes"]["outcome"] == "passed"
     assert "FAILED  least tier of analyst: searched at 256, least 512" in ran.out
     assert not never.exists()
+
+
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `gate` measures from now on."""
+    measured: list[Any] = []
+    measure = gate_module._measure
+
+    def measuring(*arguments: Any) -> Any:
+        measured.append(measure(*arguments))
+        return measured[-1]
+
+    monkeypatch.setattr(gate_module, "_measure", measuring)
+    return measured
 
 
 def test_what_cannot_be_measured_is_said_before_anything_is_started(tmp_path: Path) -> None:

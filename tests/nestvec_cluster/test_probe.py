@@ -10,6 +10,7 @@ import pytest
 
 from nestvec.adapters.models import ModelSettings, load_model
 from nestvec.adapters.models.memory import HashModel
+from nestvec.core.document import Document
 from nestvec.core.space import Prompts, Recipe
 from nestvec.quality.matryoshka import decide, measure_dims
 from nestvec_cluster import probing
@@ -34,7 +35,11 @@ def probed(tmp_path: Path, *arguments: object) -> tuple[dict[str, Any], Ran]:
     return json.loads(path.read_text(encoding="utf-8")), ran
 
 
-def test_the_default_model_is_matryoshka_at_its_tiers(tmp_path: Path) -> None:
+def test_the_default_model_is_matryoshka_at_its_tiers(
+    tmp_path: Path, stdlib: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Read once for all tests.
+    monkeypatch.setattr("nestvec_cluster.probe.stdlib_passages", lambda: stdlib)
     card = tmp_path / "card.json"
     verdict, ran = probed(tmp_path, "default", *QUICK, "--card", card)
     assert verdict["mrl"] is True
@@ -129,13 +134,14 @@ def test_on_judged_texts_the_first_coordinates_beat_random_ones(tmp_path: Path) 
 
 
 def test_what_cannot_be_probed_is_refused_in_one_line(tmp_path: Path) -> None:
-    few = tmp_path / "few.txt"
+    few, enough = tmp_path / "few.txt", tmp_path / "enough.txt"
     few.write_text("\n".join(sentences(20)), encoding="utf-8")
-    for arguments, reason in (
-        (("default", "--texts", few), "20 texts, expected at least 200"),
-        (("default", "--dims", "900"), "expected 1 to 767"),
-        (("no-such-model",), "no-such-model"),
+    enough.write_text("\n".join(sentences(240)), encoding="utf-8")
+    for model, texts, more, reason in (
+        ("default", few, (), "20 texts, expected at least 200"),
+        ("default", enough, ("--dims", "900"), "expected 1 to 767"),
+        ("no-such-model", enough, (), "no-such-model"),
     ):
-        ran = run_cli("probe", *arguments)
+        ran = run_cli("probe", model, "--texts", texts, *more)
         assert ran.code == 1
         assert reason in ran.err

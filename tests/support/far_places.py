@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Ids
+from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_from_bytes
 from nestvec.core.errors import NotFound, WorkerUnavailable
@@ -165,11 +165,11 @@ class Place:
             rooms.store,
             65536,
             IngestOptions(region=self.number, purge_after_s=0.0, tidy_every_s=0.01),
-            now_ms=lambda: time.time_ns() // 1_000_000 + self.clock_ms,
-            carrying=Carrier(rooms.store, rooms.catalogue, ["docs"]),
+            now_ms=lambda: wall_clock_ms() + self.clock_ms,
+            carrying=Carrier(rooms.store, rooms.catalogue, self.regions),
             needed_since=lambda one: needed_since_ms(rooms.store, self.regions, one.name),
         )
-        self.staleness = SharedStaleness(rooms.store, self.regions, now_ms)
+        self.staleness = SharedStaleness(rooms.store, self.regions, wall_clock_ms)
         self.terms = Terms(
             self.name, look_s=0.005, retry_s=0.01, record_s=0.02, figures_s=0.01, batch=16
         )
@@ -185,7 +185,7 @@ class Place:
         kind = Replica(
             "docs", rooms.store, rooms.catalogue, FixedEncoders(rooms.encoder), rooms.admin.adopt
         )
-        way_rooms = WayRooms(rooms.store, self.ingest.found, self.ingest.copied, now_ms)
+        way_rooms = WayRooms(rooms.store, self.ingest.found, self.ingest.copied, wall_clock_ms)
         ways = [
             Way(way_rooms, self.terms, "docs", neighbour, kind)
             for neighbour in self.neighbours.values()
@@ -197,7 +197,7 @@ class Place:
             rooms.store,
             rooms.catalogue,
             self.terms.max_clock_skew_s,
-            now_ms,
+            wall_clock_ms,
             CLAIM_S,
         )
 
@@ -232,15 +232,9 @@ class Place:
         await self.staleness.look()
         ages = {name: age for name, age in self.staleness.of("docs").items() if age is not None}
         collection = await self.docs()
-        held = HeldCollection(
-            "docs",
-            collection.generation,
-            collection.space.fingerprint,
-            collection.store_dim,
-            await self.store.count(collection),
-            ages,
-        )
-        self.description = RegionDescription(self.name, self.number, now_ms(), {"docs": held})
+        held = HeldCollection.of(collection, await self.store.count(collection), ages)
+        told = {"docs": held}
+        self.description = RegionDescription(self.name, self.number, wall_clock_ms(), told)
 
 
 @dataclass
@@ -274,10 +268,6 @@ class World:
 
         await eventually(same)
         return await next(iter(self.places.values())).contents()
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @asynccontextmanager

@@ -24,11 +24,17 @@ from typing import Any
 import pytest
 import yaml
 
+from nestvec.client import IngestDocument, NestvecClient
 from nestvec_cluster import ray_cluster, supervisor
 from nestvec_cluster.processes import Identity, end_all, with_descendants, with_words
 from nestvec_cluster.topology import Topology, load_topology
 from tests.support.cli import Ran
+from tests.support.sentences import sentences
 
+# What the shared cluster holds in `docs`, for good; `written` is for tests that write.
+DEPLOYED = tuple(IngestDocument(f"d{n}", text) for n, text in enumerate(sentences(120)))
+# As `search`, but it would rather fail than answer in coarse order.
+STRICT = {"coarse_dim": 256, "k": 10, "candidates": 1000, "min_coverage": 0.5, "degrade": False}
 _COMMAND_S = 240.0
 _PORTS = 110
 # `ray start` takes the machine's outer address where it is told loopback; this one does not.
@@ -198,7 +204,28 @@ def session(name: str, **sections: Any) -> Iterator[RaySession]:
 def ray_session() -> Iterator[RaySession]:
     """The one that all share: its Ray and its store run; no process of nestvec does yet."""
     pytest.importorskip("ray")
-    with session("tests", collections={"docs": {"shards": 2, "replicas": 2}}) as shared:
+    sections = {
+        "collections": {
+            "docs": {"shards": 2, "replicas": 2},
+            "written": {"shards": 1, "replicas": 1},
+        },
+        "classes": {"strict": STRICT},
+        "encoder": {"in": "cluster", "num_cpus": 0.25, "query_cache_bytes": 0},
+    }
+    with session("tests", **sections) as shared:
         topology = shared.topology
         supervisor.ensure_supervisor(shared.file, topology)
         yield shared
+
+
+@pytest.fixture(scope="session")
+def deployed(ray_session: RaySession) -> RaySession:
+    """The same one after `up`: two query front ends, an encoder, and `docs` on two shards of two
+    replicas, filled.
+    """
+    ran = ray_session.run("up")
+    assert ran.code == 0, ran.err
+    address = f"127.0.0.1:{ray_session.topology.ingest.port}"
+    with NestvecClient(address, timeout_s=30) as client:
+        assert client.index("docs", DEPLOYED).indexed == len(DEPLOYED)
+    return ray_session

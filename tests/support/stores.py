@@ -18,6 +18,7 @@ from nestvec.core.arrays import Ids
 from nestvec.core.collection import Collection
 from nestvec.core.ports import Placed, StoreDeletion, StoreRecord, VectorStore
 from nestvec.core.space import Space
+from nestvec_cluster.ports import free_ports
 
 SPACE = Space("test-model", 64, trained_dims=(16, 32, 64))
 # A millisecond's work never takes this long, a stopped server always does.
@@ -84,9 +85,7 @@ def redis_binary() -> Path:
 
 def free_port() -> int:
     """One that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def ask(server: EmbeddedValkey, command: str) -> bytes:

@@ -48,6 +48,11 @@ def server(authority: Authority) -> Iterator[tuple[Server, int]]:
     running.stop()
 
 
+def at(url: str, tls: TlsSettings | None = None) -> RedisSettings:
+    """A handshake takes its time where the machine is busy with everything else."""
+    return RedisSettings(url, tls=tls, connect_timeout_s=10.0, command_timeout_s=20.0)
+
+
 async def works(store: RedisStore) -> None:
     docs = await store.create_collection(a_collection(), {})
     placed = ids_of(await store.put(docs, some_records(NAMES)))
@@ -59,7 +64,7 @@ async def test_a_server_of_a_trusted_authority_is_used(
     server: tuple[Server, int], authority: Authority, open_store: Opener
 ) -> None:
     tls = TlsSettings(ca_file=authority.file)
-    await works(open_store(RedisSettings(f"rediss://127.0.0.1:{server[1]}", tls=tls)))
+    await works(open_store(at(f"rediss://127.0.0.1:{server[1]}", tls=tls)))
 
 
 async def test_a_server_of_an_unknown_authority_is_refused(
@@ -68,7 +73,7 @@ async def test_a_server_of_an_unknown_authority_is_refused(
     url = f"rediss://127.0.0.1:{server[1]}"
     for tls in (TlsSettings(ca_file=Authority(tmp_path, "stranger").file), None):
         with pytest.raises(StoreUnavailable, match=r"not signed by .* store\.tls\.ca_file"):
-            await open_store(RedisSettings(url, tls=tls)).collections()
+            await open_store(at(url, tls=tls)).collections()
 
 
 async def test_a_certificate_of_another_host_is_refused_unless_told_otherwise(
@@ -80,9 +85,9 @@ async def test_a_certificate_of_another_host_is_refused_unless_told_otherwise(
         for host in ("127.0.0.1", "localhost"):
             tls = TlsSettings(ca_file=authority.file)
             with pytest.raises(StoreUnavailable, match=r"store\.tls\.check_hostname"):
-                await open_store(RedisSettings(f"rediss://{host}:{port}", tls=tls)).collections()
+                await open_store(at(f"rediss://{host}:{port}", tls=tls)).collections()
         tls = TlsSettings(ca_file=authority.file, check_hostname=False)
-        await works(open_store(RedisSettings(f"rediss://127.0.0.1:{port}", tls=tls)))
+        await works(open_store(at(f"rediss://127.0.0.1:{port}", tls=tls)))
     finally:
         running.stop()
 
@@ -97,9 +102,9 @@ async def test_a_server_that_asks_for_a_certificate_gets_ours(
         tls = TlsSettings(ca_file=authority.file)
         # The server may be gone before what it said of the reason is read.
         with pytest.raises(StoreUnavailable, match=r"store\.tls\.cert_file|reset|closed|lost"):
-            await open_store(RedisSettings(url, tls=tls)).collections()
+            await open_store(at(url, tls=tls)).collections()
         tls = TlsSettings(ca_file=authority.file, cert_file=certificate, key_file=key)
-        await works(open_store(RedisSettings(url, tls=tls)))
+        await works(open_store(at(url, tls=tls)))
     finally:
         running.stop()
 
@@ -109,7 +114,7 @@ async def test_the_wrong_kind_of_port_is_named_as_such(
 ) -> None:
     tls = TlsSettings(ca_file=authority.file)
     with pytest.raises(StoreUnavailable, match="does not speak TLS"):
-        await open_store(RedisSettings(f"rediss://{server[0].address}", tls=tls)).collections()
+        await open_store(at(f"rediss://{server[0].address}", tls=tls)).collections()
     with pytest.raises(StoreUnavailable):
         await open_store(RedisSettings(f"redis://127.0.0.1:{server[1]}")).collections()
 
@@ -123,9 +128,9 @@ async def test_sentinels_and_the_primary_behind_them_are_reached_by_tls(
         tmp_path, replicas=0, options=options, binary=redis_binary(), more=lines, tls=authority.file
     ) as watched:
         url = f"rediss+sentinel://{watched.hosts}/{SERVICE}"
-        await works(open_store(RedisSettings(url, tls=TlsSettings(ca_file=authority.file))))
+        await works(open_store(at(url, tls=TlsSettings(ca_file=authority.file))))
         with pytest.raises(StoreUnavailable, match="not signed by"):
-            await open_store(RedisSettings(url)).collections()
+            await open_store(at(url)).collections()
 
 
 def test_settings_of_tls_that_cannot_work_are_refused(authority: Authority, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from nestvec.core.filters import Range
 from nestvec.core.ports import CoarseHits, CoarseIndexFactory
 from nestvec.core.scoring import exact_scores
 from tests.nestvec.core.synthetic import as_stored, mrl_like, unit
+from tests.support.long_runs import examples
 from tests.support.rooms import a_sketch
 
 HEAD, FULL, Z = 16, 64, 5.0
@@ -64,7 +65,7 @@ def check(hits: CoarseHits, scores: Floats, matching: list[int], count: int) -> 
     assert scores[outside].max(initial=-np.inf) <= hits.rest_upper_bound
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     pool=st.sampled_from(sorted(POOLS)),
     batches=st.integers(1, 4),

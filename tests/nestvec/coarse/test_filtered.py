@@ -22,6 +22,7 @@ from nestvec.core.ports import CoarseHits, CoarseIndexFactory
 from nestvec.core.scoring import exact_scores
 from tests.nestvec.core.synthetic import as_stored, mrl_like, unit
 from tests.support.filtering import FIELDS, documents, filters, matches
+from tests.support.long_runs import examples
 from tests.support.rooms import a_sketch
 
 FULL, HEAD = 24, 8
@@ -138,7 +139,7 @@ class Library:
             raise AssertionError("every matching document is here, and that is not known")
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     factories,
     st.lists(st.lists(documents, min_size=1, max_size=25), max_size=4),

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvec.core.balance import BreakerState, CircuitBreaker, less_loaded_of_two
+from tests.support.long_runs import examples
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(0, 1 << 20))
 def test_the_most_loaded_is_chosen_only_where_nobody_else_could_be(
     loads: list[int], seed: int
@@ -54,7 +55,7 @@ def test_two_choices_keep_the_fullest_queue_far_shorter_than_one_choice() -> Non
 events = st.lists(st.sampled_from(["fail", "succeed", "probe", "wait"]), max_size=60)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(events, st.integers(1, 5))
 def test_a_breaker_does_what_its_rules_say(happens: list[str], limit: int) -> None:
     """Against a model that keeps the whole history."""

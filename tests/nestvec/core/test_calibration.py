@@ -26,6 +26,7 @@ from nestvec.core.errors import InvalidRequest, NotCalibrated, SpaceMismatch
 from nestvec.core.held import held_in
 from nestvec.core.ports import TierStatus
 from tests.support.calibrations import a_calibration, a_point
+from tests.support.long_runs import examples
 from tests.support.rooms import SPACE, a_collection
 
 DOCS = replace(a_collection(tiers=(16, 32)), identity="one")
@@ -46,7 +47,7 @@ def points() -> st.SearchStrategy[list[CalibratedPoint]]:
 # --- choosing -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(points(), st.integers(1, 20).map(lambda n: n / 20), st.integers(0, 70).map(float))
 def test_the_choice_is_that_of_looking_at_every_plan(
     known: list[CalibratedPoint], target: float, left_ms: float
@@ -64,7 +65,7 @@ def test_the_choice_is_that_of_looking_at_every_plan(
         assert chosen.p95_ms == min(one.p95_ms for one in known)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(points(), st.integers(1, 20).map(lambda n: n / 20))
 def test_a_frontier_keeps_the_cheapest_plan_of_every_target(
     known: list[CalibratedPoint], target: float

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvec.core.hedging import BURST, EXTRA_SHARE, HedgeBudget, Hedging, RecentDelays
+from tests.support.long_runs import examples
 
 seconds = st.floats(0.0001, 10.0)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(seconds, max_size=100), st.integers(1, 40))
 def test_the_percentile_is_of_the_window_and_at_most_five_in_a_hundred_are_longer(
     values: list[float], window: int
@@ -41,7 +42,7 @@ def test_the_percentile_follows_what_has_become_slower() -> None:
     assert delays.quantile_s() == 0.2
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(st.booleans(), max_size=400), st.integers(0, 12))
 def test_the_budget_never_grants_more_than_its_share_and_its_burst(
     wishes: list[bool], burst: int

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestvec.core.shard_counts import MISS_PROBABILITY, binomial_tails, shard_counts
+from tests.support.long_runs import examples
 
 holdings = st.lists(st.none() | st.integers(0, 10_000), min_size=1, max_size=8)
 
@@ -26,7 +27,7 @@ def exact_tail(count: int, share: Fraction, m: int) -> Fraction:
     )
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.integers(1, 60), st.integers(0, 64))
 def test_tails_are_exact(count: int, part: int) -> None:
     share = Fraction(part, 64)
@@ -43,7 +44,7 @@ def test_long_tails_neither_overflow_nor_vanish() -> None:
     assert tails[2499] == pytest.approx(0.5, abs=0.01)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(1, 60), st.integers(1, 8), st.sampled_from([1e-2, 1e-4, 1e-6]))
 def test_of_equal_shards_each_is_asked_for_the_smallest_count_that_is_safe(
     count: int, shards: int, miss: float
@@ -55,7 +56,7 @@ def test_of_equal_shards_each_is_asked_for_the_smallest_count_that_is_safe(
     assert asked == 1 or shards * exact_tail(count, share, asked - 1) > miss * (1 - 1e-9)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(1, 40), holdings)
 def test_the_chance_that_any_count_is_too_small_is_what_was_stated(
     count: int, documents: list[int | None]
@@ -75,7 +76,7 @@ def test_the_chance_that_any_count_is_too_small_is_what_was_stated(
     assert missed <= MISS_PROBABILITY
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.integers(1, 5000), holdings)
 def test_one_shard_and_one_that_holds_all_are_asked_for_everything(
     count: int, documents: list[int | None]

@@ -23,6 +23,7 @@ from nestvec.core.sketch import (
     rotation_name,
 )
 from tests.nestvec.core.synthetic import as_stored, mrl_like, unit
+from tests.support.long_runs import takes_long
 
 # What a bound may add to z standard deviations, from its docstring: fp16's rounding of the two
 # parts, and float32 arithmetic. Twice that, so that a careful change of the slack is no failure.
@@ -608,7 +609,7 @@ def test_half_precision_is_all_that_a_bound_takes_from_a_column() -> None:
 # --- rotations ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5, 64, 512])
+@pytest.mark.parametrize("dim", [1, 2, 5, 64, pytest.param(512, marks=takes_long)])
 def test_a_rotation_keeps_lengths_and_angles(dim: int) -> None:
     rotation = random_rotation(dim, seed=51)
     assert (rotation.shape, rotation.dtype) == ((dim, dim), np.dtype(np.float32))

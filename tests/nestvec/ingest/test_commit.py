@@ -28,6 +28,7 @@ from nestvec.core.watermark import Watermark
 from nestvec.ingest.batch import Ack, Item, Outcome, Refusal
 from tests.support.faults import PATIENT_S, eventually, hanging, raising, waiting_for
 from tests.support.ingest_desk import QUICK, Desk, FlakyStore, open_desk
+from tests.support.long_runs import examples
 
 PATIENT = replace(QUICK, patience_s=PATIENT_S)
 
@@ -437,7 +438,7 @@ steps = st.tuples(
 Step = tuple[str, list[str], tuple[str, str] | None, int, str | None]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(steps, max_size=10), st.sampled_from([1, 2]))
 def test_whatever_fails_and_whatever_the_clock_the_store_is_as_it_was_acknowledged(
     sequence: list[Step], shards: int

@@ -28,6 +28,7 @@ from nestvec.ingest.batch import Failure, Item, Prepared, Refusal
 from nestvec.ingest.prepare import Preparer
 from tests.nestvec.core.synthetic import mrl_like, unit
 from tests.support.faults import hanging, raising
+from tests.support.long_runs import examples
 from tests.support.rooms import SpyEncoder
 
 MODEL = HashModel(64)
@@ -296,7 +297,7 @@ def with_vector(name: str, text: str, kind: str | None) -> Item:
     return item(name, text, vector)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.builds(with_vector, names, texts, vectors), max_size=12))
 def test_every_document_is_taken_or_reported_once_and_as_if_it_were_sent_alone(
     items: list[Item],

@@ -28,6 +28,8 @@ from nestvec.ingest.batch import Ack, Item, Refusal
 from nestvec.ingest.pipeline import Acknowledgement, IngestStream, Message, StreamWish, Unreadable
 from tests.support.faults import PATIENT_S, eventually, raising, waiting_for
 from tests.support.ingest_desk import QUICK, Desk, FlakyStore, open_desk
+from tests.support.long_runs import examples
+from tests.support.scrape import value
 
 PATIENT = replace(QUICK, patience_s=PATIENT_S)
 FOREVER = 1e9
@@ -139,6 +141,24 @@ async def test_the_greeting_waits_for_no_document(desk: Desk) -> None:
         assert (await connection.read()).offset == -1
         go.set()
         assert (await connection.read()).offset == 0
+
+
+async def test_a_scrape_tells_how_many_messages_wait(desk: Desk) -> None:
+    go = asyncio.Event()
+    desk.encoder.faults.before["encode"] = [waiting_for(go)]
+    before = value("nestvec_ingest_waiting_messages") or 0.0
+    async with connected(desk) as connection:
+        connection.send(message(0, "a"), message(1, "b"), message(2, "c"))
+        assert (await connection.read()).offset == -1
+
+        async def two_wait() -> bool:
+            # The first is being written.
+            return value("nestvec_ingest_waiting_messages") == before + 2
+
+        await eventually(two_wait)
+        go.set()
+        assert offsets(await connection.rest())[-1] == 2
+    assert value("nestvec_ingest_waiting_messages") == before
 
 
 async def test_what_is_acknowledged_is_neither_encoded_nor_written_again(desk: Desk) -> None:
@@ -400,7 +420,7 @@ FAULTS = [
 ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(st.sampled_from(["text", "text", "", "?", "same"]), min_size=1, max_size=12),
     st.lists(

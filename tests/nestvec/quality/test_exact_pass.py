@@ -16,6 +16,7 @@ from nestvec.core.scoring import exact_scores
 from nestvec.core.watermark import Watermark
 from nestvec.quality.exact_pass import ExactPass
 from tests.nestvec.core.synthetic import as_stored, mrl_like
+from tests.support.long_runs import examples
 from tests.support.rooms import a_collection
 
 COLLECTION = a_collection(partitions=4)
@@ -51,7 +52,7 @@ def everything(collection_partitions: int = 4) -> Watermark:
     return Watermark(1, dict.fromkeys(range(collection_partitions), 1 << 40))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     st.integers(1, 200),
     st.integers(1, 12),

@@ -13,6 +13,7 @@ from nestvec.core.errors import InvalidRequest, Overloaded
 from nestvec.query.admission import Admission
 from nestvec.query.main import search_classes
 from nestvec.query.plan import Limits, SearchClass
+from nestvec.telemetry.metrics import UNKNOWN_CLASS
 from tests.support.rooms import (
     CLASSES,
     FaultyStore,
@@ -21,6 +22,7 @@ from tests.support.rooms import (
     open_rooms,
     waiting_for,
 )
+from tests.support.scrape import value
 
 NAMES = [one.name for one in search_classes(load_settings(None))]
 
@@ -49,17 +51,17 @@ def test_whoever_is_refused_is_so_after_every_deeper_class(happens: list[str], m
     """Against a plain count."""
     admission = Admission(search_classes(load_settings(None)), most)
     share = {"autocomplete": 1.0, "search": 0.8, "": 0.8, "analyst": 0.5}
-    under_way = 0
+    entered: list[str] = []
     for name in happens:
         if name == "leave":
-            if under_way:
-                admission.leave()
-                under_way -= 1
+            if entered:
+                admission.leave(entered.pop())
             continue
+        under_way = len(entered)
         full = under_way >= max(1, int(share[name] * most))
         assert refused(admission, name) == full
-        under_way += not full
-        assert admission.under_way == under_way <= most
+        entered += [] if full else [name]
+        assert admission.under_way == len(entered) <= most
 
 
 def test_a_refusal_says_what_is_full_and_when_to_come_back() -> None:
@@ -68,6 +70,19 @@ def test_a_refusal_says_what_is_full_and_when_to_come_back() -> None:
     with pytest.raises(Overloaded, match=r"1 queries are under way.*'analyst'.*1 of 1") as caught:
         admission.enter("analyst")
     assert 0.0 < caught.value.retry_after_s <= 1.0
+
+
+def test_a_refusal_is_counted_by_class() -> None:
+    def counted(label: str) -> float:
+        return value("nestvec_queries_refused_total", search_class=label) or 0.0
+
+    admission = Admission(CLASSES, 1)
+    labels = ("search", "analyst", UNKNOWN_CLASS)
+    before = [counted(label) for label in labels]
+    admission.enter("")
+    for name in ("", "analyst", "made up"):
+        assert refused(admission, name)
+    assert [counted(label) for label in labels] == [one + 1 for one in before]
 
 
 @pytest.mark.parametrize(

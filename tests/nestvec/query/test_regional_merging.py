@@ -223,7 +223,8 @@ async def test_a_golden_set_over_three_regions_answers_as_in_one() -> None:
         for name, candidates in (("search", 200), ("all", 2000))
     )
     everything = [Document(name, text) for name, text in golden.documents.items() if text.strip()]
-    queries = list(golden.queries.values())[:: 1 if LONG else 6]
+    everything = everything[:: 1 if LONG else 4]
+    queries = list(golden.queries.values())[:: 1 if LONG else 10]
     async with (
         open_regions(classes=classes, models=dict.fromkeys(NAMES, model)) as regions,
         open_rooms(classes=classes, model=model) as alone,

@@ -16,6 +16,7 @@ from nestvec.core.errors import InvalidRequest, StoreUnavailable
 from nestvec.core.space import Role
 from nestvec.query import servicer as query_servicer
 from nestvec.rpc.server import Server, ServerLimits
+from nestvec.telemetry.metrics import UNKNOWN_CLASS
 from nestvec.v1 import common_pb2, query_pb2, query_pb2_grpc
 from tests.support.region_rooms import open_regions
 from tests.support.rooms import (
@@ -27,6 +28,7 @@ from tests.support.rooms import (
     open_rooms,
     raising,
 )
+from tests.support.scrape import value
 
 DOCUMENTS = [
     Document(f"d{number:02}", f"text number {number}", {"n": number, "even": number % 2 == 0})
@@ -230,6 +232,49 @@ async def test_the_tier_is_on_the_log_line_and_the_counter_and_the_text_is_on_ne
     assert line["collection"] == "docs"
     assert line["coverage"] == 1.0
     assert "secret" not in str(log.lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "label", "status"),
+    [
+        ({"search_class": "autocomplete"}, "autocomplete", "OK"),
+        # Without a class: the default one.
+        ({}, "search", "OK"),
+        ({"search_class": "search", "coarse_dim": 7}, "search", "INVALID_ARGUMENT"),
+        ({"search_class": "no-such-class"}, UNKNOWN_CLASS, "INVALID_ARGUMENT"),
+    ],
+)
+async def test_a_search_is_timed_by_its_class_and_by_what_became_of_it(
+    stub: Any, options: dict[str, Any], label: str, status: str
+) -> None:
+    def timed() -> float:
+        labels = {"search_class": label, "status": status}
+        return value("nestvec_search_seconds_count", **labels) or 0.0
+
+    before = timed()
+    if status == "OK":
+        await search(stub, **options)
+    else:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await search(stub, **options)
+        assert caught.value.code().name == status
+
+    async def told() -> bool:
+        return timed() == before + 1
+
+    await eventually(told)
+    assert value("nestvec_queries_under_way", search_class=label) == 0.0
+
+
+async def test_each_stage_is_timed_by_class_and_tier(stub: Any) -> None:
+    labels = {"stage": "coarse", "search_class": "autocomplete", "coarse_dim": "32"}
+    before = value("nestvec_stage_seconds_count", **labels) or 0.0
+    await search(stub, search_class="autocomplete", coarse_dim=32)
+
+    async def told() -> bool:
+        return value("nestvec_stage_seconds_count", **labels) == before + 1
+
+    await eventually(told)
 
 
 async def test_every_region_and_where_each_hit_was_found_are_on_the_wire(

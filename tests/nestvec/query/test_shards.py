@@ -30,6 +30,7 @@ from nestvec.core.shard_counts import shard_counts
 from nestvec.query.shards import HeldDocuments, ShardsAnswer, ask_shards, merge_hits
 from nestvec.rerank.app import RerankApp
 from tests.nestvec.core.synthetic import mrl_like, unit
+from tests.support.long_runs import examples
 from tests.support.rooms import (
     PATIENT_S,
     FaultyShard,
@@ -79,7 +80,7 @@ async def a_corpus(vectors: Floats, partitions: int = 16) -> tuple[FaultyStore, 
 # --- as one ---------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(
     seed=st.integers(0, 1 << 20),
     size=st.integers(0, 150),
@@ -109,7 +110,7 @@ def test_plain_answers_do_not_depend_on_the_number_of_shards(
     asyncio.run(check())
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(
     seed=st.integers(0, 1 << 20),
     size=st.integers(1, 120),
@@ -142,7 +143,7 @@ def test_bounded_answers_over_everything_do_not_depend_on_the_number_of_shards(
     asyncio.run(check())
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(seed=st.integers(0, 1 << 20), k=st.integers(1, 10), count=st.integers(10, 60))
 def test_a_certified_answer_is_the_truth_for_any_number_of_shards(
     seed: int, k: int, count: int
@@ -175,7 +176,7 @@ def test_a_certified_answer_is_the_truth_for_any_number_of_shards(
     asyncio.run(check())
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(
     seed=st.integers(0, 1 << 20),
     count=st.integers(20, 60),
@@ -273,7 +274,7 @@ sides = st.lists(st.integers(-8, 8).map(lambda n: n / 8), max_size=6).map(
 rests = st.none() | st.integers(-8, 4).map(lambda n: n / 8)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(st.tuples(sides, rests), min_size=1, max_size=4), st.integers(1, 5))
 def test_a_merge_keeps_the_best_and_bounds_all_that_it_leaves_out(
     shards: list[tuple[list[float], float | None]], count: int
@@ -395,7 +396,7 @@ class ToldShards(FixedShards):
         return self.told
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(
     silent=st.sets(st.integers(0, 3), min_size=1, max_size=3),
     partitions=st.sampled_from([5, 16]),

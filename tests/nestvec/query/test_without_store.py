@@ -167,6 +167,7 @@ async def test_a_silent_shard_costs_its_ids_and_not_the_answer(
     assert kinds(answer) == [SKIPPED, MISSING]
 
 
+@pytest.mark.parametrize("rooms", [3], indirect=True)
 async def test_a_silent_store_is_left_alone_after_a_few_queries_and_found_again(
     rooms: Rooms, store: FaultyStore
 ) -> None:

@@ -23,6 +23,7 @@ from nestvec.core.scoring import exact_scores
 from nestvec.rerank import app as app_module
 from nestvec.rerank.app import RerankApp
 from tests.nestvec.core.synthetic import mrl_like, unit
+from tests.support.long_runs import examples
 from tests.support.rooms import (
     PATIENT_S,
     FaultyStore,
@@ -92,7 +93,7 @@ def best_with_ties(truth: dict[int, float], k: int) -> list[tuple[int, float]]:
 # --- the same answer, for less --------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     seed=st.integers(0, 1 << 20),
     count=st.integers(1, 400),
@@ -120,7 +121,7 @@ def test_bounded_is_exhaustive_on_any_corpus(
     asyncio.run(check())
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     seed=st.integers(0, 1 << 20),
     directions=st.integers(1, 6),
@@ -244,7 +245,7 @@ async def test_with_fewer_than_k_candidates_only_an_empty_rest_certifies_the_col
     assert answer.certificate is Certificate.COLLECTION
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(seed=st.integers(0, 1 << 20), count=st.integers(20, 300), k=st.integers(1, 10))
 def test_a_certified_collection_has_nothing_better_outside(seed: int, count: int, k: int) -> None:
     async def check() -> None:
