@@ -2,15 +2,16 @@
 
     python benchmarks/telemetry.py --texts FILE --queries FILE --column NAME --count 20000
 
-Two servers over the same texts, as `nestvec serve` runs them. One tells everything: Prometheus
+Three servers over the same texts, as `nestvec serve` runs them. One tells everything: Prometheus
 metrics on a port of their own (scraped every 5 s), a JSON log line for every search, and traces of
-1 % of the calls, sent to a collector that is a process of its own. The other tells nothing: no
+1 % of the calls, sent to a collector that is a process of its own. The others tell nothing: no
 metrics port, logs at `error`, no traces. 16 callers ask them in turns, each round in another order;
-the figure is the median of the rounds' own ratios. Counting itself cannot be switched off, so both
-count.
+the figure is the median of the rounds' own ratios. Counting itself cannot be switched off, so all
+count. Two processes that do the same differ by some percent from start to start: so all of it is
+done with several starts.
 
-Beside it: the server that tells nothing against itself (`noise`), and each server's CPU time a
-search. `--sample` traces more.
+Beside it: the two servers that tell nothing against each other (`noise`), and each server's CPU
+time a search. `--sample` traces more.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def main(
     column: Annotated[str | None, typer.Option(help="Of the texts.")] = None,
     queries_column: Annotated[str | None, typer.Option(help="Of the queries.")] = None,
     count: Annotated[int, typer.Option(min=1000)] = 20_000,
-    rounds: Annotated[int, typer.Option(min=1)] = 11,
-    block_s: Annotated[float, typer.Option(min=0.5)] = 5.0,
+    starts: Annotated[int, typer.Option(min=1)] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each start.")] = 3,
+    block_s: Annotated[float, typer.Option(min=0.5)] = 4.0,
     share: Annotated[float, typer.Option("--sample", min=0.0, max=1.0)] = 0.01,
     search_class: Annotated[str, typer.Option("--class")] = "search",
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
@@ -75,7 +77,7 @@ def main(
     known = frozenset(indexed)
     others = [one for one in read_texts(queries, queries_column, _SHORTEST) if one not in known]
     asked = sample(others, _MOST_QUERIES, 0)
-    report = asyncio.run(measure(indexed, asked, rounds, block_s, share, search_class))
+    report = asyncio.run(measure(indexed, asked, starts, rounds, block_s, share, search_class))
     report["machine"] = describe_machine()
     written = json.dumps(report, indent=2)
     if json_file is not None:
@@ -85,19 +87,20 @@ def main(
 
 @dataclass
 class Lane:
-    """One way to ask: a server, and what it did in each round."""
+    """One way to run a server, and what it did in each round."""
 
     name: str
-    server: Server
     rates: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
 
-    async def run(self, asked: Sequence[str], search_class: str, block_s: float) -> None:
+    async def run(
+        self, server: Server, asked: Sequence[str], search_class: str, block_s: float
+    ) -> None:
         """One block."""
-        began, cpu = time.monotonic(), cpu_seconds([self.server.pid])
-        done = await asking(self.server.address, asked, search_class, block_s)
+        began, cpu = time.monotonic(), cpu_seconds([server.pid])
+        done = await asking(server.address, asked, search_class, block_s)
         self.rates.append(done / (time.monotonic() - began))
-        self.cpu_ms.append((cpu_seconds([self.server.pid]) - cpu) * 1e3 / done)
+        self.cpu_ms.append((cpu_seconds([server.pid]) - cpu) * 1e3 / done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,39 +116,48 @@ class Server:
 async def measure(
     texts: Sequence[str],
     asked: Sequence[str],
+    starts: int,
     rounds: int,
     block_s: float,
     share: float,
     search_class: str,
 ) -> dict[str, Any]:
-    """Queries a second of both, in turns."""
+    """Queries a second of all, in turns."""
     documents = [IngestDocument(f"text-{row:07}", text) for row, text in enumerate(texts)]
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nestvec-bench-")))
-        collector = stack.enter_context(a_collector())
-        told = stack.enter_context(serving(folder, "told", telling(collector, share)))
-        silent = stack.enter_context(serving(folder, "silent", {"log.level": "error"}))
-        for one in (told, silent):
-            await asyncio.to_thread(fill, one.address, documents)
-        stack.enter_context(scraping(told.metrics))
-        lanes = [Lane("with", told), Lane("without", silent), Lane("without again", silent)]
-        for lane in lanes:
-            await asking(lane.server.address, asked, search_class, 2.0)
-        for number in range(rounds):
-            for lane in lanes[number % 3 :] + lanes[: number % 3]:
-                await lane.run(asked, search_class, block_s)
-            tell(", ".join(f"{one.name} {one.rates[-1]:.0f}/s" for one in lanes))
-        # What waits to be sent is sent before anybody looks.
-        await asyncio.sleep(6.0)
-        sent = sample_of(told.metrics, 'nestvec_trace_spans_total{outcome="sent"}')
-        lines = told.log.read_bytes().count(b"\n")
+    lanes = [Lane("with"), Lane("without"), Lane("without too")]
+    spans, lines = 0.0, 0
+    for _ in range(starts):
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nestvec-bench-")))
+            collector = stack.enter_context(a_collector())
+            told = stack.enter_context(serving(folder, "told", telling(collector, share)))
+            silent = [
+                stack.enter_context(serving(folder, name, {"log.level": "error"}))
+                for name in ("silent", "silent-too")
+            ]
+            servers = (told, *silent)
+            for one in servers:
+                await asyncio.to_thread(fill, one.address, documents)
+            stack.enter_context(scraping(told.metrics))
+            for one in servers:
+                await asking(one.address, asked, search_class, 2.0)
+            turns = list(zip(lanes, servers, strict=True))
+            for number in range(rounds):
+                for lane, server in turns[number % 3 :] + turns[: number % 3]:
+                    await lane.run(server, asked, search_class, block_s)
+                tell(", ".join(f"{one.name} {one.rates[-1]:.0f}/s" for one in lanes))
+            # What waits to be sent is sent before anybody looks.
+            await asyncio.sleep(6.0)
+            spans += sample_of(told.metrics, 'nestvec_trace_spans_total{outcome="sent"}')
+            lines += told.log.read_bytes().count(b"\n")
     return figures(lanes) | {
         "documents": len(texts),
         "search_class": search_class,
         "sample": share,
+        "starts": starts,
         "rounds": rounds,
         "block_s": block_s,
-        "spans_sent": sent,
+        "spans_sent": spans,
         "log_lines": lines,
     }
 

@@ -127,10 +127,11 @@ def alone(world: World, text: str) -> SearchResult:
     """On a machine that is busy with everything else a search of the copy may come too late, and
     then the home is missing: that is asked again.
     """
-    for _ in range(5):
-        found = search(world, text)
+    found = search(world, text)
+    for _ in range(4):
         if not any(one.state is RegionState.MISSING for one in found.regions):
             break
+        found = search(world, text)
     return found
 
 

@@ -11,7 +11,7 @@ from tests.support.rooms import SPACE
 
 def told(**fields: object) -> tuple[RegionPolicy | None, float | None]:
     message = admin_pb2.DescribeServerResponse(space=space_to_wire(SPACE))
-    message.search_classes.add(name="search", **fields)  # type: ignore[arg-type]
+    message.search_classes.add(name="search", **fields)
     (one,) = server_info(message).search_classes
     return one.regions, one.local_score
 

@@ -86,7 +86,7 @@ QUERY = a_service(
     "QueryService",
     "Search",
     grpc.unary_unary_rpc_method_handler(
-        _search,  # type: ignore[arg-type]
+        _search,
         query_pb2.SearchRequest.FromString,
         query_pb2.SearchResponse.SerializeToString,
     ),
@@ -106,7 +106,7 @@ ENCODER = a_service(
     "EncoderService",
     "Encode",
     grpc.unary_unary_rpc_method_handler(
-        _encode,  # type: ignore[arg-type]
+        _encode,
         encoder_pb2.EncodeRequest.FromString,
         encoder_pb2.EncodeResponse.SerializeToString,
     ),
@@ -133,7 +133,7 @@ async def search(channel: grpc.aio.Channel, parent: str = "", name: str = "docs"
     stub = query_pb2_grpc.QueryServiceStub(channel)
     metadata = (("traceparent", parent),) if parent else ()
     request = query_pb2.SearchRequest(collection=name, text="secret words")
-    await stub.Search(request, timeout=PATIENT_S, metadata=metadata)  # type: ignore[misc]
+    await stub.Search(request, timeout=PATIENT_S, metadata=metadata)
 
 
 async def sent(collector: Collector) -> list[SeenSpan]:
@@ -325,7 +325,7 @@ async def test_what_a_front_end_passes_on_is_decided_there_once(
         call = ingest_pb2_grpc.IngestServiceStub(front).IngestDocuments(
             iter([ingest_pb2.IngestDocumentsRequest(first_offset=n) for n in (1, 2)]),
             timeout=PATIENT_S,
-            metadata=(("traceparent", SAMPLED),),  # type: ignore[arg-type]
+            metadata=(("traceparent", SAMPLED),),
         )
         assert [one.acknowledged_offset async for one in call] == [1, 2]
 

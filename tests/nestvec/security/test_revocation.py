@@ -88,8 +88,9 @@ def test_who_stands_in_a_list_is_refused_from_the_next_look_on(
 def test_a_list_of_somebody_else_says_nothing(authority: Authority, tmp_path: Path) -> None:
     """One that bears the authority's name, and another's signature, least of all."""
     client = authority.sign("client", "DNS:client")
-    for name in ("other", "authority"):
-        stranger = Authority(tmp_path / name, name)
+    strangers = [Authority(tmp_path / name, name) for name in ("other", "authority")]
+    crl, desk = Path(), None
+    for stranger in strangers:
         crl = stranger.revoke(client[0])
         desk = Desk(authority, crl)
         assert "there is no revocation list of its issuer" in desk.refusal(client)
@@ -97,6 +98,7 @@ def test_a_list_of_somebody_else_says_nothing(authority: Authority, tmp_path: Pa
             ConfigError, match=r"has no revocation list that .*authority has signed"
         ):
             require_lists(desk.files.value, desk.tls.value.authorities, crl)
+    assert desk is not None
     crl.write_bytes(crl.read_bytes() + authority.revoke().read_bytes())
     desk.files.refresh()
     assert desk.refusal(client) == ""

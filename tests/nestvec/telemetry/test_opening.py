@@ -146,7 +146,7 @@ async def test_a_process_has_one_tracer_until_its_last_user_leaves() -> None:
             open_tracing(wanted, second)
             assert tracing.tracer is tracer
         assert tracing.tracer is tracer
-    assert tracing.tracer is None  # type: ignore[unreachable]
+    assert tracing.tracer is None
 
 
 def test_where_traces_are_off_the_library_is_not_imported() -> None:
