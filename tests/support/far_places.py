@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from nestvec.adapters.memory_store import MemoryStore
 from nestvec.adapters.models.memory import HashModel
 from nestvec.core.arrays import Ids
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, payload_from_bytes
 from nestvec.core.errors import NotFound, WorkerUnavailable
@@ -26,6 +25,7 @@ from nestvec.replication.replicas import Replica
 from nestvec.replication.staleness import SharedStaleness, needed_since_ms
 from nestvec.replication.way import Rooms as WayRooms
 from nestvec.replication.way import Terms, Way
+from nestvec.wall_clock import wall_clock_ms
 from tests.support.faults import eventually
 from tests.support.region_servers import a_map
 from tests.support.rooms import FaultyStore, Rooms, open_rooms

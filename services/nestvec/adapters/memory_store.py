@@ -20,7 +20,6 @@ from nestvec.adapters.store_rules import (
     stream_refusal,
 )
 from nestvec.core.arrays import Ids
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest, NotFound, Overloaded
 from nestvec.core.migration import Listing, Migration
@@ -38,6 +37,7 @@ from nestvec.core.ports import (
 )
 from nestvec.core.stream_digest import DIGEST_BYTES
 from nestvec.core.watermark import split_sequence
+from nestvec.wall_clock import wall_clock_ms
 
 _IDS_PER_BATCH = 1000
 

@@ -10,11 +10,11 @@ from nestvec.adapters.redis_keys import SEQUENCE_BYTES, VERSION_BYTES, Keyspace
 from nestvec.adapters.redis_pool import Command
 from nestvec.adapters.redis_scripts import DELETE, PUT
 from nestvec.adapters.store_rules import Change, by_partition, require_distinct
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest
 from nestvec.core.placement import internal_id
 from nestvec.core.ports import Deleted, Placed, StoreDeletion, StoreRecord
+from nestvec.wall_clock import wall_clock_ms
 
 # A transaction holds the server for about 1 ms a MiB; a partition's changes are never split.
 BYTES_PER_TRANSACTION = 4 << 20

@@ -30,12 +30,12 @@ from nestvec.coarse.manifest import Foreign, Manifest, StoredView, from_npy, to_
 from nestvec.coarse.names import NameChunk
 from nestvec.coarse.segment import Columns, Segment, View
 from nestvec.coarse.tier import TierState
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import SnapshotFailed
 from nestvec.core.ports import BlobStore, CoarseIndex, CoarseIndexFactory, SnapshotInfo
 from nestvec.core.sealed import Damaged, FileEntry
 from nestvec.telemetry.logs import logger
+from nestvec.wall_clock import wall_clock_ms
 
 _MANIFEST = "manifest.json"
 # Milliseconds since 1970, and what tells two replicas apart that write at the same moment.

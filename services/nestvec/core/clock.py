@@ -7,7 +7,6 @@ region's number (8 bits), so that two regions never make the same one. Source: K
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 _COUNTER_BITS = 13
@@ -16,11 +15,6 @@ MAX_REGION = (1 << _REGION_BITS) - 1
 MAX_VERSION = (1 << 63) - 1
 # 2020: no clock of a server shows less.
 _EARLIEST_MS = 1_577_836_800_000
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def made_by_clock(version: int) -> bool:

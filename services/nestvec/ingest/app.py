@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from nestvec.core.clock import HybridClock, wall_clock_ms
+from nestvec.core.clock import HybridClock
 from nestvec.core.collection import Collection
 from nestvec.core.document import check_id
 from nestvec.core.errors import (
@@ -29,6 +29,7 @@ from nestvec.ingest.streams import ResumableStream, Streams
 from nestvec.ingest.tidying import NeededSince, Tidier
 from nestvec.ingest.visibility import Visibility
 from nestvec.telemetry.tracing import part
+from nestvec.wall_clock import wall_clock_ms
 
 
 class IngestApp:

@@ -57,6 +57,8 @@ class RegionalSearch:
         self._changed = asyncio.Event()
         self._until = asyncio.timeout(None)
         self._failed: NestvecError | None = None
+        # This region is later than it mostly is: another one may answer in its place.
+        self._is_slow = False
         self._settled = False
         self._settled_s = 0.0
         self._began_s = 0.0
@@ -120,6 +122,7 @@ class RegionalSearch:
         """Half of the time is used up. Until then nothing need cut this region off."""
         if self._settled or self._until.expired():
             return
+        self._is_slow = True
         self._until.reschedule(self._loop_time(self._end_s))
         if self._calls is not None:
             self._ask_by(self._calls, self._choice.late)
@@ -127,9 +130,11 @@ class RegionalSearch:
     def _when_slow(self) -> None:
         if self._settled or self._calls is None:
             return
+        self._is_slow = True
         wanted = self._choice.hedge(self._progress(self._calls))
         if wanted and self._regions.hedging.may_hedge():
             self._calls.ask(wanted)
+        self._wake()
 
     def _ask_by(self, calls: RegionCalls, rule: Callable[[Progress], Sequence[str]]) -> None:
         """Whom a rule names; where they cannot even be asked, whom it names then."""
@@ -165,7 +170,8 @@ class RegionalSearch:
         if self._settled or self._calls is None:
             return
         self._calls.take()
-        if self._choice.enough(self._progress(self._calls)) and not self._until.expired():
+        enough = self._is_slow and self._choice.enough(self._progress(self._calls))
+        if enough and not self._until.expired():
             self._until.reschedule(asyncio.get_running_loop().time())
 
     async def _wait_for_others(self) -> None:

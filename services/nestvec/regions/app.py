@@ -16,7 +16,6 @@ import numpy as np
 from nestvec.concurrency import StoreGate, within
 from nestvec.core.arrays import Ids
 from nestvec.core.budget import Budget
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document
 from nestvec.core.errors import (
@@ -44,6 +43,7 @@ from nestvec.core.ports import (
 from nestvec.core.regions import HeldCollection, RegionDescription, RegionMap
 from nestvec.core.rerank_losses import losses_of
 from nestvec.regions.reranking import ids_of, live_candidates
+from nestvec.wall_clock import wall_clock_ms
 
 # What a rerank leaves for payloads.
 _KEEP_FOR_PAYLOAD_S = 0.005

@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import InvalidRequest, WouldNotFit
 from nestvec.core.ports import Catalogue, StoredVersion
@@ -32,6 +31,7 @@ from nestvec.rpc.region_wire import (
 from nestvec.rpc.server import Mounted, time_left_s
 from nestvec.rpc.wire import document_to_wire, ids_from_bytes
 from nestvec.v1 import coarse_pb2, common_pb2, region_pb2, region_pb2_grpc
+from nestvec.wall_clock import wall_clock_ms
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # Of an asset, or of documents, in one message.

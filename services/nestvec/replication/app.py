@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import MigrationRefused, NotFound
 from nestvec.core.migration import (
@@ -34,6 +33,7 @@ from nestvec.replication.headings import PROGRESS, REFUSED, copied
 from nestvec.replication.keeping import Keeper
 from nestvec.replication.running import Pauses, Rooms
 from nestvec.telemetry.logs import logger
+from nestvec.wall_clock import wall_clock_ms
 
 _TRIES = 16
 _DRAIN_S = 60.0

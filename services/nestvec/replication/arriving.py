@@ -11,13 +11,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.errors import BudgetSpent, InvalidRequest
 from nestvec.core.ports import VectorStore
 from nestvec.core.regions import RegionMap
 from nestvec.core.watermark import Watermark
 from nestvec.replication import headings
+from nestvec.wall_clock import wall_clock_ms
 
 _FIELD = "options.watermark"
 _LOOK_S = 0.05

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 from nestvec.config import Settings
-from nestvec.core.clock import wall_clock_ms
 from nestvec.core.collection import Collection
 from nestvec.core.ports import Encoders, Generations, Shards, VectorStore, WatchedCatalogue
 from nestvec.core.regions import RegionMap
@@ -20,6 +19,7 @@ from nestvec.replication.regional import RegionalApp
 from nestvec.replication.replicas import Replica
 from nestvec.replication.staleness import SharedStaleness, needed_since_ms, replicated
 from nestvec.replication.way import Rooms, Terms, Way
+from nestvec.wall_clock import wall_clock_ms
 
 
 def open_migrations(

@@ -7,13 +7,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestvec.core.clock import (
-    MAX_REGION,
-    MAX_VERSION,
-    HybridClock,
-    made_by_clock,
-    wall_clock_ms,
-)
+from nestvec.core.clock import MAX_REGION, MAX_VERSION, HybridClock, made_by_clock
+from nestvec.wall_clock import wall_clock_ms
 
 MILLISECONDS = st.integers(0, 4_000_000_000_000)  # until 2096
 

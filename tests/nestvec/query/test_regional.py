@@ -499,21 +499,10 @@ async def test_a_whole_copy_answers_alone(
     assert answer.regions[0].staleness_s == 0.0
 
 
-def put_far_away(here: RegionRooms) -> None:
-    """The others answer after this region has: one that is whole and sooner would be enough."""
-    for one in here.near.values():
-        one.faults.always("search", after_a_while)
-
-
-async def after_a_while() -> None:
-    await asyncio.sleep(0.05)
-
-
 async def test_a_copy_that_is_behind_asks_the_region_that_it_is_behind(
     copies: dict[str, RegionRooms],
 ) -> None:
     eu = copies["eu"]
-    put_far_away(eu)
     eu.ages.seconds = {"us": 5.0, "ap": 31.0}
     await copies["ap"].add(Document("new", "a text that eu has not heard of"))
     answer = await eu.ask("a text that eu has not heard of", k=30)
@@ -616,7 +605,6 @@ async def test_where_the_store_does_not_tell_versions_other_regions_count(
     copies: dict[str, RegionRooms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eu = copies["eu"]
-    put_far_away(eu)
     eu.ages.seconds = dict.fromkeys(eu.near, 99.0)
     assert isinstance(eu.rooms.store, FaultyStore)
 

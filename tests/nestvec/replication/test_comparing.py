@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nestvec.adapters.memory_store import MemoryStore
-from nestvec.core.clock import HybridClock, wall_clock_ms
+from nestvec.core.clock import HybridClock
 from nestvec.core.collection import Collection
 from nestvec.core.document import Document, FieldValue, payload_to_bytes
 from nestvec.core.errors import InvalidRequest
@@ -16,6 +16,7 @@ from nestvec.core.ports import StoredVersion, StoreRecord
 from nestvec.core.region_reports import RegionDifference
 from nestvec.replication import comparing
 from nestvec.replication.comparing import compare
+from nestvec.wall_clock import wall_clock_ms
 from tests.support.stores import created, some_deletions, some_records
 
 AT_ONCE = (0.0, 0.0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from nestvec.core.clock import HybridClock, wall_clock_ms
+from nestvec.core.clock import HybridClock
 from nestvec.core.ports import StoredVersion
 from nestvec.replication.contents import Doubtful
+from nestvec.wall_clock import wall_clock_ms
 
 
 def added(doubtful: Doubtful, names: range, version: int) -> Doubtful:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from nestvec.adapters.models.memory import HashModel
-from nestvec.core.clock import HybridClock, wall_clock_ms
+from nestvec.core.clock import HybridClock
 from nestvec.core.document import Document, payload_to_bytes
 from nestvec.core.errors import NotFound
 from nestvec.core.fields import FieldSchema, FieldType
@@ -19,6 +19,7 @@ from nestvec.core.region_reports import ReplicationStatus
 from nestvec.ingest.batch import Ack, Item
 from nestvec.replication import comparing, headings
 from nestvec.replication.regional import RegionalApp
+from nestvec.wall_clock import wall_clock_ms
 from tests.support.far_places import CLAIM_S, NAMES, Place, following, open_world
 from tests.support.faults import PATIENT_S, eventually
 
