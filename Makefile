@@ -44,7 +44,9 @@ help:
 demo: install-demo
 	@$(BIN)/nestvec demo $(ARGS)
 
-test: lint pytest
+# The types are checked beside the tests: those wait more than they compute.
+test: style imports protos-lint protos-check
+	@$(MAKE) --no-print-directory -j2 types pytest
 
 lint: style types imports protos-lint protos-check
 

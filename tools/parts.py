@@ -21,12 +21,14 @@ ROOT = Path(__file__).parent.parent
 OTHERS = (
     (
         "tests/contract",
+        "tests/examples",
+        "tests/helm",
         "tests/integration",
         "tests/nestvec/adapters",
         "tests/nestvec/encoder",
         "tests/nestvec/cross",
     ),
-    ("tests/examples", "tests/fault", "tests/helm", "tests/nestvec_cluster", "tests/tools"),
+    ("tests/fault", "tests/nestvec_cluster"),
 )
 NOTHING_SELECTED = 5
 

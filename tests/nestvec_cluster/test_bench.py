@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import run_cli
+from tests.support.long_runs import takes_long
 from tests.support.sentences import sentences
 
 COMMAND = (sys.executable, "-m", "nestvec_cluster.cli", "bench")
@@ -82,6 +83,7 @@ def test_queries_that_are_all_texts_are_refused(tmp_path: Path) -> None:
     assert "every query is one of the texts" in ran.err
 
 
+@takes_long
 def test_a_server_that_cannot_start_says_why(sources: list[str], tmp_path: Path) -> None:
     # The server speaks for itself, on the terminal.
     done = subprocess.run(

@@ -23,6 +23,7 @@ from nestvec.core.errors import WorkerUnavailable
 from nestvec_cluster.cli import app
 from tests.support.cli import Nestvec, run_cli
 from tests.support.engine import SharedEngine
+from tests.support.long_runs import takes_long
 
 NESTVEC = [sys.executable, "-m", "nestvec_cluster.cli"]
 PLAIN = {**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120"}
@@ -118,6 +119,7 @@ def test_serve_refuses_settings_that_cannot_be_served_in_one_line(
     assert ran.err.count("\n") == 1
 
 
+@takes_long
 def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))

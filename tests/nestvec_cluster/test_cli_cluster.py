@@ -95,6 +95,7 @@ def test_gpus_that_no_node_has_are_refused(ray_session: RaySession) -> None:
     assert "GPUs are asked for (coarse) and no node has any" in ran.err
 
 
+@takes_long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
@@ -110,6 +111,7 @@ def test_two_clusters_cannot_share_a_namespace(ray_session: RaySession) -> None:
     assert "second" in ran.err
 
 
+@takes_long
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
