@@ -186,12 +186,6 @@ _OVERVIEW = (
         "cps",
         {"{{pod}}": _rate("nestvec_credential_failures_total", "pod")},
     ),
-    Panel(
-        "Spans of traced calls",
-        "short",
-        {"{{outcome}}": _rate("nestvec_trace_spans_total", "outcome")},
-        "A second: sent to the collector, or lost since it did not take them in time.",
-    ),
 )
 
 _CAPACITY = (

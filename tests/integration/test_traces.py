@@ -26,6 +26,7 @@ from nestvec.telemetry.logs import configure_logs
 from nestvec_cluster import embedded
 from tests.support.caller import TEXTS
 from tests.support.collector import Collector, SeenSpan, a_collector, flush, traces_to
+from tests.support.faults import eventually
 from tests.support.stores import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -103,6 +104,12 @@ async def house() -> AsyncIterator[House]:
                 documents = list(TEXTS.items())[half::2]
                 await client.create_collection("docs")
                 await client.index("docs", [IngestDocument(*one) for one in documents])
+
+            async def all_found() -> bool:
+                # It began to look for the other before that one listened.
+                return all(one.reachable for one in await clients[0].regions())
+
+            await eventually(all_found)
             yield House(clients[0], collector)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from nestvec.telemetry.traceparent import TRACEPARENT, TRACESTATE
+from nestvec.telemetry.traceparent import as_metadata, written
 
 # Imported by whoever has a span; never from here, so that nobody else needs the library.
 _LIBRARY = "opentelemetry.trace"
@@ -13,13 +13,12 @@ _LIBRARY = "opentelemetry.trace"
 
 def trace_headers() -> tuple[tuple[str, str], ...]:
     """Metadata that names the active span; empty where there is none."""
-    library: Any = sys.modules.get(_LIBRARY)
-    if library is None:
+    # None of it where another thread is importing it.
+    current: Any = getattr(sys.modules.get(_LIBRARY), "get_current_span", None)
+    if current is None:
         return ()
-    context = library.get_current_span().get_span_context()
+    context = current().get_span_context()
     if not context.is_valid:
         return ()
-    flags = int(context.trace_flags)
-    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"
-    state = context.trace_state.to_header()
-    return ((TRACEPARENT, parent), (TRACESTATE, state)) if state else ((TRACEPARENT, parent),)
+    parent = written(context.trace_id, context.span_id, int(context.trace_flags))
+    return as_metadata(parent, context.trace_state.to_header())

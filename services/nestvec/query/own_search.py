@@ -218,10 +218,7 @@ class OwnSearch:
         """In terms of the generation that is asked, and of this region. Raises BudgetSpent while it
         is not carried over to that one, or has not come from another region.
         """
-        same = watermark is not None and watermark.generation == collection.generation
-        if watermark is None or (same and not watermark.region):
-            return watermark
-        if self._carrying is None:
+        if watermark is None or self._carrying is None:
             return watermark
         return await self._carrying.translated(watermark, collection, budget.stage_s("carrying"))
 

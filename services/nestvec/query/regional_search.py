@@ -124,8 +124,13 @@ class RegionalSearch:
             return
         self._is_slow = True
         self._until.reschedule(self._loop_time(self._end_s))
-        if self._calls is not None:
-            self._ask_by(self._calls, self._choice.late)
+        calls = self._calls
+        if calls is None:
+            return
+        if self._choice.enough(self._progress(calls)):
+            self._wake()
+        else:
+            self._ask_by(calls, self._choice.late)
 
     def _when_slow(self) -> None:
         if self._settled or self._calls is None:
@@ -222,6 +227,9 @@ class RegionalSearch:
         self._learn_delay(gathered)
 
     def _learn_delay(self, gathered: Gathered) -> None:
+        if self._options.watermark is not None:
+            # It waits for what was written: that says nothing of how fast this region is.
+            return
         kind = gathered.collection.name, gathered.plan.search_class.name
         self._regions.hedging.learn(kind, time.monotonic() - self._began_s)
 

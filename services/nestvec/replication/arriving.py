@@ -44,9 +44,13 @@ class Arrivals:
         comes, and BudgetSpent.
         """
         regions = self._regions
-        if regions is None or watermark.region in (0, regions.own.number):
+        if regions is None:
             return replace(watermark, region=0)
         names = {one.number: one.name for one in regions.others}
+        # One without a number is this region's, from before there were regions; or of the region
+        # whose number is 0.
+        if watermark.region == regions.own.number or (not watermark.region and 0 not in names):
+            return replace(watermark, region=0)
         there = names.get(watermark.region)
         if there is None:
             raise InvalidRequest(

@@ -101,8 +101,7 @@ class Carrier:
         self, watermark: Watermark, collection: Collection, timeout_s: float
     ) -> Watermark:
         """See ports.Carrying."""
-        if watermark.region:
-            watermark = await self._arrivals.here(watermark, collection, timeout_s)
+        watermark = await self._arrivals.here(watermark, collection, timeout_s)
         if watermark.generation == collection.generation:
             return watermark
         migration = await self._migration(collection.name)

@@ -90,6 +90,9 @@ class _Stream:
         async for frame in frames:
             if not frame.HasField("request"):
                 self._give_up(frame.id)
+            elif self.answered.qsize() >= 2 * self._most:
+                # Whoever takes no answers gets no more of them.
+                raise self._overloaded()
             elif self._leaving.is_set():
                 self._refuse(
                     frame, WorkerUnavailable("this process is leaving and takes no more calls")
@@ -104,11 +107,8 @@ class _Stream:
                 )
             elif len(self._running) + self.answered.qsize() < self._most:
                 self._begin(frame)
-            elif self.answered.qsize() < 2 * self._most:
-                self._refuse(frame, self._overloaded())
             else:
-                # Whoever takes no answers gets no more of them.
-                raise self._overloaded()
+                self._refuse(frame, self._overloaded())
 
     def _begin(self, frame: StreamSearchesRequest) -> None:
         # Each in a task of its own, and so in a context of its own for its id.

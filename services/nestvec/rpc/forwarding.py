@@ -168,8 +168,11 @@ class _Gate:
         """A stream's messages, once the first one may be passed on."""
         if entered is None:
             return requests
+        entered.lasts()
         async for first in requests:
             self._require(entered, first)
+            # The caller may have taken its time.
+            entered.require_current()
             return _followed_by(first, requests)
         return requests
 

@@ -238,23 +238,28 @@ class Entered:
             entries.extend(kept)
         return response
 
+    def lasts(self) -> None:
+        """It is a stream, and ends where it would not be let in any more. Safe to repeat."""
+        self._version = self._version or self._guard.version
+
     async def checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """A stream's messages. The first names the collection; the stream ends with the caller's
         credentials, and with what it was granted.
         """
-        first, self._version = True, self._guard.version
+        first = True
+        self.lasts()
         async for request in requests:
             if first:
                 self.require(request)
                 first = False
-            self._require_current()
+            self.require_current()
             yield request
 
     async def lasting(self, responses: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """An answer in parts, which ends with the caller's credentials, or rights."""
-        self._version = self._guard.version
+        self.lasts()
         async for response in responses:
-            self._require_current()
+            self.require_current()
             yield response
 
     def leave(self) -> None:
@@ -265,13 +270,15 @@ class Entered:
     def _allows(self, collection: str) -> bool:
         return any(self._rights.allows(verb, collection) for verb in self._rule.verbs)
 
-    def _require_current(self) -> None:
+    def require_current(self) -> None:
+        """Raise where a stream would not be let in any more."""
         version = self._guard.version
         if version != self._version:
-            self._version = version
             self._let_in()
             if self._named is not None:
                 self._require_named(self._named)
+            # Only now: whoever was refused is refused again.
+            self._version = version
         if self._guard.now_s() >= self._identity.expires_s:
             raise Unauthenticated(
                 f"the credentials of {self._identity.name} ended during the call; go on with new "

@@ -137,16 +137,16 @@ def require_lists(
 def _lists_in(data: bytes, path: Path) -> list[x509.CertificateRevocationList]:
     try:
         lists = [x509.load_pem_x509_crl(one) for one in _PEM.findall(data)]
-    except ValueError:
-        lists = []
+        partial = [one for one in lists if any(each.critical for each in one.extensions)]
+    except (ValueError, x509.DuplicateExtension):
+        lists, partial = [], []
     if not lists:
         raise ConfigError(f"{path} holds no revocation list in PEM form (BEGIN X509 CRL)")
-    for one in lists:
-        if any(extension.critical for extension in one.extensions):
-            raise ConfigError(
-                f"{path}: the list of {one.issuer.rfc4514_string()} is a part, or only of changes; "
-                f"give the whole one"
-            )
+    for one in partial:
+        raise ConfigError(
+            f"{path}: the list of {one.issuer.rfc4514_string()} is a part, or only of changes; "
+            f"give the whole one"
+        )
     return lists
 
 

@@ -41,7 +41,7 @@ def open_rules(section: SecuritySection, own: Sequence[Grant] = ()) -> Reloaded[
 def _section(data: bytes, path: Path) -> RulesSection:
     try:
         found: Any = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         raise ConfigError(f"{path}{where}: no YAML; expected lists `grants` and `quotas`") from None

@@ -25,7 +25,9 @@ class Torch:
         this one's torch has reserved, in bytes.
         """
         torch: Any = sys.modules.get("torch")
-        if torch is None or not torch.cuda.is_initialized():
+        # It may be on its way in, in another thread.
+        initialized = getattr(getattr(torch, "cuda", None), "is_initialized", None)
+        if initialized is None or not initialized():
             return
         for number in range(torch.cuda.device_count()):
             reserved = torch.cuda.memory_reserved(number)

@@ -35,7 +35,7 @@ import nestvec
 from nestvec.telemetry import metrics
 from nestvec.telemetry.logs import logger
 from nestvec.telemetry.sampling import Sampler
-from nestvec.telemetry.traceparent import Remote
+from nestvec.telemetry.traceparent import Remote, written
 from nestvec.telemetry.tracing import Attributes, Kind, Span
 
 # Of one call in one process: a stream that writes for hours must not fill a trace without end.
@@ -137,7 +137,7 @@ class _Span:
         self._ended = False
         context = span.get_span_context()
         self.trace_id = f"{context.trace_id:032x}"
-        self.traceparent = f"00-{self.trace_id}-{context.span_id:016x}-{context.trace_flags:02x}"
+        self.traceparent = written(context.trace_id, context.span_id, context.trace_flags)
         self.tracestate = context.trace_state.to_header()
 
     def child(self, name: str, kind: Kind, attributes: Attributes) -> Span | None:

@@ -30,6 +30,17 @@ _STATE = re.compile(
 )
 
 
+def written(trace_id: int, span_id: int, flags: int) -> str:
+    """As `traceparent`."""
+    return f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+
+
+def as_metadata(parent: str, state: str) -> tuple[tuple[str, str], ...]:
+    """Of a call that is made in a span."""
+    named = (TRACEPARENT, parent)
+    return (named, (TRACESTATE, state)) if state else (named,)
+
+
 @dataclass(frozen=True, slots=True)
 class Remote:
     """The span of another process that a call was made in. trace_id: 128 bits; span_id: 64.
@@ -45,7 +56,7 @@ class Remote:
     @property
     def header(self) -> str:
         """As `traceparent`."""
-        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{int(self.sampled):02x}"
+        return written(self.trace_id, self.span_id, int(self.sampled))
 
 
 def read_remote(parent: str, state: str = "") -> Remote | None:

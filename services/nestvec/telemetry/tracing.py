@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Protocol, TypeAlias, TypeVar
 
 from nestvec.telemetry.sampling import Sampler
-from nestvec.telemetry.traceparent import TRACEPARENT, TRACESTATE, Remote
+from nestvec.telemetry.traceparent import Remote, as_metadata
 
 Result = TypeVar("Result")
 Value: TypeAlias = str | bool | int | float | Sequence[str]
@@ -153,5 +153,4 @@ def note_error(span: Span, error: BaseException) -> None:
 
 def headers(span: Span) -> tuple[tuple[str, str], ...]:
     """Metadata of a call that is made in a span."""
-    parent = (TRACEPARENT, span.traceparent)
-    return (parent, (TRACESTATE, span.tracestate)) if span.tracestate else (parent,)
+    return as_metadata(span.traceparent, span.tracestate)

@@ -519,6 +519,23 @@ async def test_a_copy_that_is_behind_asks_the_region_that_it_is_behind(
     assert asked(eu) == {"us": 1, "ap": 2}
 
 
+async def test_half_of_the_time_is_late_whatever_was_learned(
+    copies: dict[str, RegionRooms],
+) -> None:
+    eu = copies["eu"]
+    eu.ages.seconds = {"us": 99.0, "ap": 0.0}
+    for _ in range(20):
+        eu.regions.hedging.learn(("docs", "search"), 60.0)
+    for shard in eu.rooms.shards:
+        assert isinstance(shard, FaultyShard)
+        shard.faults.always("search", hanging)
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + 2.0
+    answer = await eu.ask("text number 3", k=5, timeout_s=2.0, search_class="search")
+    assert states(answer) == {"eu": NOT_ASKED, "us": ANSWERED, "ap": NOT_ASKED}
+    assert loop.time() < deadline_s - 0.5, "it was waited for until the deadline"
+
+
 async def test_a_copy_that_is_behind_a_region_out_of_reach_says_so(
     copies: dict[str, RegionRooms],
 ) -> None:
