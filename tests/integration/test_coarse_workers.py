@@ -281,6 +281,7 @@ async def saved_again(house: House, name: str) -> None:
     await until(lambda: house.workers.log(name).count("snapshot.saved") > before, "it is saved")
 
 
+@takes_long
 async def test_a_worker_of_another_cluster_is_refused_with_a_way_out(house: House) -> None:
     name = house.workers.start(cluster={"name": "another"})
     assert await asyncio.to_thread(house.workers.exit_code, name) == 1
