@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from nestvec.core.errors import Overloaded
 from nestvec.rpc.channels import PLAIN, ChannelSecurity
+from nestvec.rpc.forwarding import forwarded
 from nestvec.rpc.status import error_from
 from nestvec.telemetry.metrics import CREDENTIAL_FAILURES
 from nestvec.v1 import admin_pb2, ingest_pb2, query_pb2
@@ -276,6 +278,30 @@ async def test_grants_in_a_file_hold_from_the_next_call_on_and_end_streams(
         assert (await call(channel, SEARCH, ASKED, token))[0] is REFUSED
         grant("search")
         assert (await call(channel, SEARCH, ASKED, token))[0] is OK
+
+
+async def test_a_stream_that_is_passed_on_begins_with_what_its_caller_may_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller may take its time before the first message."""
+    monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
+    issuer, file = Issuer(tmp_path), tmp_path / "grants.yaml"
+    granted = {"subjects": ["alice"], "verbs": ["ingest"], "collections": ["docs"]}
+    file.write_text(yaml.safe_dump({"grants": [granted]}))
+    section = by_token(issuer, grants=[], grants_file=file)
+    metadata = (("authorization", f"Bearer {issuer.token()}"),)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as nobody:
+        passing = [forwarded(ingest_pb2.DESCRIPTOR, "IngestService", lambda: nobody)]
+        async with secured_server(section, passing) as address, connected(address) as channel:
+            stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=metadata)
+            # Sooner, and it would not even be let in.
+            await asyncio.sleep(0.2)
+            file.write_text(yaml.safe_dump({"grants": []}))
+            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                await stream.write(ingest_pb2.IngestDocumentsRequest(collection="docs"))
+            with pytest.raises(grpc.aio.AioRpcError, match="not granted ingest") as refused:
+                await stream.read()
+            assert refused.value.code() is REFUSED
 
 
 # --- tokens ---------------------------------------------------------------------------------------

@@ -98,3 +98,18 @@ async def test_what_never_comes_is_refused() -> None:
         with pytest.raises(InvalidRequest, match="'docs' is not replicated") as said:
             await parts.here(mark, docs, SOON_S)
         assert said.value.field == "options.watermark"
+
+
+async def test_one_without_a_number_is_of_the_region_whose_number_is_0() -> None:
+    """It is taken for this region's only where no other one has that number."""
+    async with open_world() as world:
+        eu = world["eu"]
+        docs, mark = await eu.docs(), await written(eu, "a")
+        two = a_map("eu", ("eu", "us"), Sharing.PARTITIONED)
+        numbered = replace(
+            two, places=tuple(replace(one, number=one.name == "eu") for one in two.places)
+        )
+        with pytest.raises(InvalidRequest, match="it is of region 'us'"):
+            await Arrivals(eu.store, numbered).here(replace(mark, region=0), docs, SOON_S)
+        old = replace(mark, region=0)
+        assert await Arrivals(eu.store, two).here(old, docs, SOON_S) == old

@@ -66,6 +66,7 @@ def test_a_file_adds_to_what_the_settings_grant_and_may_change(file: Path) -> No
     ("text", "told"),
     [
         ("grants: [", r"line \d+: no YAML"),
+        ("grants: 2024-13-45\n", "no YAML"),
         ("- a\n", "expected lists `grants` and `quotas`"),
         ("tls: {a: b}\n", "tls: Extra inputs"),
         ("grants: [{subjects: [a], verbs: [fly], collections: ['*']}]\n", r"grants.0.verbs"),
