@@ -44,9 +44,7 @@ help:
 demo: install-demo
 	@$(BIN)/nestvec demo $(ARGS)
 
-# The types are checked beside the tests: those wait more than they compute.
-test: style imports protos-lint protos-check
-	@$(MAKE) --no-print-directory -j2 types pytest
+test: lint pytest
 
 lint: style types imports protos-lint protos-check
 

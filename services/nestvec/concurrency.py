@@ -18,6 +18,10 @@ from nestvec.telemetry.scraped import by_name
 
 Result = TypeVar("Result")
 
+# Around numpy's reading of a file's header: it parses a literal, and the parser of CPython 3.11 may
+# fail with a SystemError where two threads are in it at once (github.com/python/cpython, 106905).
+READING_HEADERS = threading.Lock()
+
 # Reads of the store that fail slowly in a row before it is left alone for a moment. One that fails
 # at once, as where nothing listens, costs a query a millisecond and is tried every time.
 _STORE_FAILURES = 3

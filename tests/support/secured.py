@@ -128,10 +128,26 @@ def unchecked(ca: Path, pair: tuple[Path, Path] | None) -> ChannelSecurity:
     return ChannelSecurity(read)
 
 
+_LOST = "Internal error from Core"
+
+
 async def call(
     channel: grpc.aio.Channel, method: MethodDescriptor, request: Any, token: str | None = None
 ) -> tuple[grpc.StatusCode, str]:
-    """Status and message of one call, whatever its kind."""
+    """Status and message of one call, whatever its kind. gRPC's own client now and then says that
+    it could not write, where a server has refused the call by then: that is asked again.
+    """
+    answered = await _call(channel, method, request, token)
+    for _ in range(3):
+        if answered[1] != _LOST:
+            break
+        answered = await _call(channel, method, request, token)
+    return answered
+
+
+async def _call(
+    channel: grpc.aio.Channel, method: MethodDescriptor, request: Any, token: str | None
+) -> tuple[grpc.StatusCode, str]:
     stub = stub_of(channel, method)
     metadata = None if token is None else (("authorization", f"Bearer {token}"),)
     asked = _once(request) if method.client_streaming else request

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import nestvec
+from nestvec.concurrency import READING_HEADERS
 from nestvec.core.collection import Collection
 from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.ports import StoredDocument
@@ -108,7 +109,7 @@ def documents_to_bytes(documents: Sequence[StoredDocument]) -> bytes:
 def documents_from_bytes(data: bytes, name: str) -> list[StoredDocument]:
     """Reverse of `documents_to_bytes`. Raises Damaged, naming the file."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as columns:
+        with READING_HEADERS, np.load(io.BytesIO(data), allow_pickle=False) as columns:
             rows = zip(
                 _values(columns, "ids"),
                 columns["sequences"].tolist(),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import nestvec
+from nestvec.concurrency import READING_HEADERS
 from nestvec.core.collection import Collection
 from nestvec.core.errors import ConfigError, InvalidRequest
 from nestvec.core.sealed import Damaged, FileEntry, parse, seal, unseal
@@ -161,7 +162,8 @@ def from_npy(data: bytes) -> np.ndarray:
     try:
         if np.lib.format.read_magic(buffer) != (1, 0):
             raise Damaged("an array of another .npy version")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer)
+        with READING_HEADERS:
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer)
         if fortran or dtype.hasobject:
             raise Damaged("an array in another layout")
         array = np.frombuffer(data, dtype, offset=buffer.tell()).reshape(shape)
