@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -71,9 +73,26 @@ def collection(engine: SharedEngine) -> str:
     return "labels"
 
 
+@contextmanager
+def a_stream_to(collection: str, channel: grpc.Channel) -> Iterator[None]:
+    """Open for as long: the queue of a stream is told of while there is one, and then no more."""
+    over = threading.Event()
+
+    def messages() -> Iterator[ingest_pb2.IngestDocumentsRequest]:
+        yield ingest_pb2.IngestDocumentsRequest(collection=collection, stream_id="held-open")
+        over.wait()
+
+    answers: Any = ingest_pb2_grpc.IngestServiceStub(channel).IngestDocuments(messages())
+    next(answers)
+    try:
+        yield
+    finally:
+        over.set()
+        answers.cancel()
+
+
 def test_hostile_names_make_no_series(engine: SharedEngine, collection: str) -> None:
-    del collection
-    with grpc.insecure_channel(engine.address) as channel:
+    with grpc.insecure_channel(engine.address) as channel, a_stream_to(collection, channel):
         # Whatever series there are for refusals of that kind are there after these.
         for word in ("first", "No Good", "", "y" * 200):
             call_with(channel, word)
