@@ -108,7 +108,7 @@ def prefix_coarse_size(plan: Plan, copied: Collection) -> CoarseSize:
 
 
 def _size(plan: Plan, collection: Collection, rows: int, documents: Documents) -> CoarseSize:
-    fields = FieldTable(collection.fields).encode([{}]).nbytes
+    fields = declared_bytes(collection)
     tiers = tuple(tier_size(collection, dim, rows, fields, plan.gpu) for dim in collection.tiers)
     tails = [collection.store_dim - dim for dim in collection.tiers]
     reading = collection.codec.nbytes + _FLOATS_READ * _FLOAT * collection.store_dim
@@ -119,6 +119,11 @@ def _size(plan: Plan, collection: Collection, rows: int, documents: Documents) -
         rotations=sum(_FLOAT * tail * tail for tail in tails),
         reading=min(rows, _READ_AT_ONCE) * reading,
     )
+
+
+def declared_bytes(collection: Collection) -> int:
+    """Of one row's declared fields."""
+    return FieldTable(collection.fields).encode([{}]).nbytes
 
 
 def tier_size(

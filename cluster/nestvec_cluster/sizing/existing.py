@@ -8,7 +8,7 @@ from typing import Any
 
 from nestvec.client import CollectionDescription
 from nestvec_cluster.sizing.allocators import Allocator
-from nestvec_cluster.sizing.coarse import tier_size
+from nestvec_cluster.sizing.coarse import declared_bytes, tier_size
 from nestvec_cluster.sizing.making import described_collection, described_documents
 from nestvec_cluster.sizing.plan import Documents, Plan, Store
 from nestvec_cluster.sizing.servers import Server
@@ -64,7 +64,7 @@ def compared(described: CollectionDescription, store: Store) -> dict[str, Any]:
             _vector_bytes(described, store),
         )
     }
-    fields = _field_bytes(described)
+    fields = declared_bytes(collection)
     shards = max(described.shards, 1)
     for tier in described.tier_status:
         rows = max(tier.documents + tier.deleted, 1)
@@ -77,9 +77,3 @@ def compared(described: CollectionDescription, store: Store) -> dict[str, Any]:
         "allocator": store.allocator.value,
         "bytes_per_document": each,
     }
-
-
-def _field_bytes(described: CollectionDescription) -> int:
-    from nestvec.coarse.field_columns import FieldTable
-
-    return FieldTable(described_collection(described).fields).encode([{}]).nbytes

@@ -11,8 +11,7 @@ from functools import cache
 import grpc
 from prometheus_client import Histogram
 
-from nestvec.core.errors import NestvecError
-from nestvec.rpc.status import code_of
+from nestvec.rpc.status import code_of_end
 from nestvec.telemetry import metrics
 
 
@@ -24,14 +23,8 @@ def timed(label: str) -> Iterator[None]:
     status, began_s = grpc.StatusCode.OK, time.perf_counter()
     try:
         yield
-    except asyncio.CancelledError:
-        status = grpc.StatusCode.CANCELLED
-        raise
-    except NestvecError as error:
-        status = code_of(error)
-        raise
-    except Exception:
-        status = grpc.StatusCode.INTERNAL
+    except BaseException as error:
+        status = code_of_end(error)
         raise
     finally:
         # Once the response is on its way: nobody waits for a metric.

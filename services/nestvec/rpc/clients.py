@@ -123,33 +123,20 @@ async def ask(
     the peer raised.
     """
     current = request_id.get()
-    metadata = ((REQUEST_ID_KEY, current),) if current else ()
-    if tracing.current() is None:
-        return await _asked(method, request, timeout_s, peer, wait_for_ready, metadata)
+    metadata: tuple[tuple[str, str], ...] = ((REQUEST_ID_KEY, current),) if current else ()
     with calling(request, peer) as span:
         if span is not None:
             metadata = (*metadata, *tracing.headers(span))
-        return await _asked(method, request, timeout_s, peer, wait_for_ready, metadata)
-
-
-async def _asked(
-    method: Callable[..., Awaitable[Response]],
-    request: Message,
-    timeout_s: float,
-    peer: str,
-    wait_for_ready: bool,
-    metadata: tuple[tuple[str, str], ...],
-) -> Response:
-    try:
-        response = await method(
-            request, timeout=timeout_s, metadata=metadata or None, wait_for_ready=wait_for_ready
-        )
-    except grpc.aio.AioRpcError as error:
-        raise error_from(error, peer) from None
-    if response is None:
-        # What gRPC gives for bytes that are none of its messages.
-        raise unreadable(peer)
-    return response
+        try:
+            response = await method(
+                request, timeout=timeout_s, metadata=metadata or None, wait_for_ready=wait_for_ready
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_from(error, peer) from None
+        if response is None:
+            # What gRPC gives for bytes that are none of its messages.
+            raise unreadable(peer)
+        return response
 
 
 def unreadable(peer: str) -> WorkerUnavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,6 +63,18 @@ def first_of(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def code_of_end(error: BaseException) -> grpc.StatusCode:
+    """Of whatever a call ended with: what is none of these errors is INTERNAL."""
+    error = first_of(error)
+    if isinstance(error, errors.NestvecError):
+        return code_of(error)
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code()
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.INTERNAL
 
 
 def code_by_number(number: int) -> grpc.StatusCode:

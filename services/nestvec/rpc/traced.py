@@ -7,7 +7,6 @@ in, or has none. Source of the attributes' names: OpenTelemetry's semantic conve
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import random
 from collections.abc import AsyncIterator, Awaitable
@@ -18,8 +17,7 @@ import grpc
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from nestvec.core.errors import NestvecError
-from nestvec.rpc.status import code_of, first_of
+from nestvec.rpc.status import code_of_end, first_of
 from nestvec.security.guard import Entered
 from nestvec.telemetry import tracing
 from nestvec.telemetry.logs import request_id
@@ -148,22 +146,11 @@ async def _answered_in_parts(span: Span, answers: AsyncIterator[Any]) -> AsyncIt
 
 def end_of_call(span: Span, error: BaseException | None) -> None:
     """End a server's span with the call's status."""
-    code = grpc.StatusCode.OK if error is None else _code(error)
+    code = grpc.StatusCode.OK if error is None else code_of_end(error)
     span.set({"rpc.grpc.status_code": code.value[0]})
     if code in _FAILURES and error is not None:
         span.fail(type(first_of(error)).__name__)
     span.end()
-
-
-def _code(error: BaseException) -> grpc.StatusCode:
-    error = first_of(error)
-    if isinstance(error, NestvecError):
-        return code_of(error)
-    if isinstance(error, grpc.aio.AioRpcError):
-        return error.code()
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return grpc.StatusCode.CANCELLED
-    return grpc.StatusCode.INTERNAL
 
 
 # --- calling --------------------------------------------------------------------------------------
