@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,6 +18,7 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 _CHUNK = 64 * 1024
 
@@ -45,22 +47,37 @@ class DelayingProxy:
         self._open = asyncio.Event()
         self._open.set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: asyncio.Server | None = None
-        self._links: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
+        # Each with its caller.
+        self._links: dict[asyncio.Task[None], socket.socket] = {}
+        # Of both sides, while they are open.
+        self._ends: WeakSet[asyncio.WriteTransport] = WeakSet()
 
     async def start(self) -> None:
         """Listen."""
         self._loop = asyncio.get_running_loop()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        # Not asyncio.start_server: before Python 3.12 it loses sockets of those who come at its end.
+        self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def close(self) -> None:
         """Hang up everywhere."""
-        if self._server is not None:
-            self._server.close()
-        for link in self._links:
+        if self._loop is not None and self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+        links = dict(self._links)
+        for link in links:
             link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        await asyncio.gather(*links, return_exceptions=True)
+        # An end whose other side reads no more would stay open; a link that was cancelled before it
+        # began has none yet.
+        for end in tuple(self._ends):
+            end.abort()
+        await asyncio.sleep(0)
+        for caller in links.values():
+            caller.close()
 
     def cut(self) -> None:
         """Let nothing through from now on."""
@@ -74,19 +91,27 @@ class DelayingProxy:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(what)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.create_task(self._link(reader, writer))
-        self._links.add(link)
-        link.add_done_callback(self._links.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            caller, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it has gone again
+        caller.setblocking(False)
+        link = asyncio.create_task(self._link(caller))
+        self._links[link] = caller
+        link.add_done_callback(self._links.pop)
 
-    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _link(self, caller: socket.socket) -> None:
         """One connection, until either side ends it."""
+        reader, writer = await asyncio.open_connection(sock=caller)
         ends = [writer]
+        self._ends.add(writer.transport)
         try:
             await self._open.wait()
             host, _, port = self.target.rpartition(":")
             there, back = await asyncio.open_connection(host, int(port))
             ends.append(back)
+            self._ends.add(back.transport)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._carry(reader, back, answers=False))
                 both.create_task(self._carry(there, writer, answers=True))
