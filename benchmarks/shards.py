@@ -132,7 +132,7 @@ def cluster(shards: int) -> Iterator[NestvecClient]:
             coarse = {"shards": shards, "shard": number}
             stack.enter_context(process(folder, store.url, "coarse", {"coarse": coarse}))
         stack.enter_context(process(folder, store.url, "ingest", {}))
-        address = stack.enter_context(process(folder, store.url, "query", {}))
+        address, _ = stack.enter_context(process(folder, store.url, "query", {}))
         yield stack.enter_context(NestvecClient(address, timeout_s=_TIMEOUT_S))
 
 
@@ -145,8 +145,8 @@ async def assign(url: str, shards: int) -> None:
 
 
 @contextmanager
-def process(folder: Path, url: str, role: str, more: dict[str, Any]) -> Iterator[str]:
-    """One process; gives its address once it is ready."""
+def process(folder: Path, url: str, role: str, more: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """One process; gives its address once it is ready, and its pid."""
     settings = {
         "server": {"port": 0, "drain_s": 0.2},
         "store": {"url": url},
@@ -165,7 +165,7 @@ def process(folder: Path, url: str, role: str, more: dict[str, Any]) -> Iterator
     )
     assert running.stdout is not None
     try:
-        yield running.stdout.readline().strip()
+        yield running.stdout.readline().strip(), running.pid
     finally:
         running.stdout.close()
         running.terminate()

@@ -298,11 +298,10 @@ class Cluster:
                 server = stack.enter_context(EmbeddedValkey(settings))
             asyncio.run(assign(server.url, 1))
             coarse = {"coarse": {"snapshots": str(folder / "snapshots"), "snapshot_every_s": 0}}
-            stack.enter_context(process(folder, server.url, "coarse", coarse))
-            stack.enter_context(process(folder, server.url, "ingest", {}))
-            address = stack.enter_context(process(folder, server.url, "query", {}))
-            pids = {role: _pid_of(folder / f"{role}-0.yaml") for role in ("coarse", "ingest")}
-            pids |= {"query": _pid_of(folder / "query-0.yaml"), "store": server.pid}
+            pids = {"store": server.pid}
+            _, pids["coarse"] = stack.enter_context(process(folder, server.url, "coarse", coarse))
+            _, pids["ingest"] = stack.enter_context(process(folder, server.url, "ingest", {}))
+            address, pids["query"] = stack.enter_context(process(folder, server.url, "query", {}))
             store = redis.Redis(unix_socket_path=str(server.socket_path), protocol=2)
             stack.callback(store.close)
             client = stack.enter_context(NestvecClient(address, timeout_s=_TIMEOUT_S))
@@ -338,19 +337,6 @@ def preloaded(library: Path | None) -> Iterator[None]:
         yield
     finally:
         del os.environ["LD_PRELOAD"]
-
-
-def _pid_of(settings: Path) -> int:
-    """Of the process that was started with this file."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if str(settings).encode() in words:
-                return int(folder.name)
-    raise LookupError(f"no process has {settings}")
 
 
 def resident(pid: int) -> int:

@@ -20,7 +20,6 @@ import asyncio
 import itertools
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -43,6 +42,7 @@ from nestvec.client import AsyncNestvecClient, IngestDocument, NestvecClient
 from nestvec_cluster.bench_server import child
 from nestvec_cluster.machine import cpu_seconds, describe_machine
 from nestvec_cluster.measuring import index_all, wait_until_settled
+from nestvec_cluster.ports import free_ports
 from nestvec_cluster.texts import read_texts, sample
 
 COLLECTION = "told"
@@ -221,7 +221,7 @@ def fill(address: str, documents: Sequence[IngestDocument]) -> None:
 def telling(collector: str, share: float) -> dict[str, Any]:
     """Settings of a server that tells everything."""
     return {
-        "server.metrics_port": free_port(),
+        "server.metrics_port": free_ports(1)[0],
         "log.level": "info",
         "log.format": "json",
         "telemetry.traces.endpoint": f"http://{collector}",
@@ -279,13 +279,6 @@ def sample_of(url: str, name: str) -> float:
     """One of the metrics; 0 where it is not there."""
     lines = [line for line in read(url).splitlines() if line.startswith(name + " ")]
     return float(lines[0].rpartition(" ")[2]) if lines else 0.0
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def collect() -> None:

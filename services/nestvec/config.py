@@ -343,7 +343,7 @@ class ClassSection(_Section):
         "local_first",
         description="Which regions answer a search of a collection that they share. local_first: "
         "others where this one is not enough: a shard of it is missing, it has fewer than `k` "
-        "hits, or the last of them scores below `local_score`.",
+        "hits, the last of them scores below `local_score`, or half of the time is used up.",
     )
     local_score: float = Field(
         0.5, ge=-1, le=1, description="The cosine at which this region's last hit is good enough."
@@ -651,7 +651,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nestvec.adapters.faiss_codes import UNTRAINED, Recipe, recipe
+from nestvec.adapters.faiss_codes import UNTRAINED, Recipe, segment_recipe
 from nestvec.coarse.field_columns import FieldTable
 from nestvec.core.codes import CoarseCode
 from nestvec.core.collection import Collection
@@ -157,13 +157,8 @@ _ON_GPU = "gpu-flat-fp16"
 
 def used_recipe(code: CoarseCode, dim: int, rows: int, gpu: bool = False) -> Recipe:
     """What a segment of so many rows is made with (adapters/faiss_index.py)."""
-    chosen = recipe(code, dim) or recipe(CoarseCode.INT8, dim)
-    exact = recipe(CoarseCode.FP32, dim)
-    assert chosen is not None
-    assert exact is not None
-    if rows < max(_EXACT_ROWS, chosen.least_rows):
-        return exact
-    if gpu and code is CoarseCode.AUTO:
+    chosen = segment_recipe(code, dim, rows, _EXACT_ROWS)
+    if gpu and code is CoarseCode.AUTO and chosen.kind != "flat":
         return Recipe("Flat", _ON_GPU, 1, _HALF * dim)
     return chosen
 

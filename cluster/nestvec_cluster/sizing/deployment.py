@@ -110,13 +110,14 @@ def size(plan: Plan) -> Sizing:
     if plan.prefix_regions:
         copied = prefix_collection(plan)
         documents = without_texts(plan.documents)
+        on_cpus = replace(plan, gpu=False)
         regions.append(
             _region(
-                replace(plan, gpu=False),
+                on_cpus,
                 "prefixes",
                 plan.prefix_regions,
                 prefix_store_size(plan, copied, documents),
-                prefix_coarse_size(plan, copied),
+                prefix_coarse_size(on_cpus, copied),
             )
         )
     for region in regions:

@@ -79,18 +79,14 @@ def _alternatives(plan: Plan) -> Iterator[tuple[str, Callable[[], Plan]]]:
             yield f"code {code.value}", partial(with_collection, coarse_code=code)
     if plan.keep_ids:
         yield "no ids in workers (coarse.keep_ids)", partial(replace, plan, keep_ids=False)
-    for what, changed in (
-        ("one more replica of each shard", {"replicas": plan.replicas + 1}),
-        ("twice the shards", {"shards": 2 * plan.shards}),
-        ("one more replica of the store", {"store": replace(store, replicas=store.replicas + 1)}),
-        ("one more front end", {"front_ends": plan.front_ends + 1}),
-        ("one more region", {"regions": plan.regions + 1}),
-    ):
-        yield what, partial(_changed, plan, changed)
-
-
-def _changed(plan: Plan, changed: dict[str, Any]) -> Plan:
-    return replace(plan, **changed)
+    yield "one more replica of each shard", partial(replace, plan, replicas=plan.replicas + 1)
+    yield "twice the shards", partial(replace, plan, shards=2 * plan.shards)
+    yield (
+        "one more replica of the store",
+        lambda: replace(plan, store=replace(store, replicas=store.replicas + 1)),
+    )
+    yield "one more front end", partial(replace, plan, front_ends=plan.front_ends + 1)
+    yield "one more region", partial(replace, plan, regions=plan.regions + 1)
 
 
 def _with_collection(plan: Plan, **changed: Any) -> Plan:

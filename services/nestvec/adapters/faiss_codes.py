@@ -54,6 +54,18 @@ def recipe(code: CoarseCode, dim: int) -> Recipe | None:
     return None if dim % PQ_DIMS else _product(f"PQ{dim // PQ_DIMS}x8", 256, dim // PQ_DIMS)
 
 
+def segment_recipe(code: CoarseCode, dim: int, rows: int, exact_rows: int) -> Recipe:
+    """Of a segment of so many rows, where there is no GPU: scanned exactly below `exact_rows` and
+    where it is too small to train on. A code that does not divide the prefix is one byte a
+    dimension instead.
+    """
+    chosen = recipe(code, dim) or recipe(CoarseCode.INT8, dim)
+    exact = recipe(CoarseCode.FP32, dim)
+    assert chosen is not None
+    assert exact is not None
+    return exact if rows < max(exact_rows, chosen.least_rows) else chosen
+
+
 def bytes_per_row(kind: str, dim: int) -> int | None:
     """Of an index of this kind; None for one that is not made here."""
     recipes = (recipe(code, dim) for code in CoarseCode)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nestvec.adapters.faiss_codes import UNTRAINED, bytes_per_row, recipe
+from nestvec.adapters.faiss_codes import UNTRAINED, bytes_per_row, segment_recipe
 from nestvec.core.arrays import Bools, Floats, Ids
 from nestvec.core.codes import CoarseCode
 from nestvec.core.errors import ConfigError
@@ -105,13 +105,9 @@ class FaissFactory:
         # thread trains on 200,000 rows in 2 s; two wait for each other at every step, which on a
         # machine that others use has taken a minute.
         _use_threads(self._faiss, 1)
-        chosen = recipe(self._code, dim)
-        # A code that does not divide the prefix is one byte a dimension instead.
-        chosen = chosen or recipe(CoarseCode.INT8, dim)
-        assert chosen is not None
-        if rows < max(self._exact_rows, chosen.least_rows):
-            return CpuIndex(self._faiss, self._filled("Flat", prefixes), "flat", self._threads)
-        if self._gpu is not None and self._code is CoarseCode.AUTO:
+        chosen = segment_recipe(self._code, dim, rows, self._exact_rows)
+        large = chosen.kind != "flat"
+        if self._gpu is not None and self._code is CoarseCode.AUTO and large:
             return GpuFlatIndex(self._faiss, self._gpu, prefixes)
         index = self._filled(chosen.factory, prefixes)
         return CpuIndex(self._faiss, index, chosen.kind, self._threads)

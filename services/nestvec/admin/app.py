@@ -14,7 +14,7 @@ from nestvec.admin.allowing import require_allowed
 from nestvec.admin.backup import BackupInfo, back_up, read_manifest, restore
 from nestvec.admin.calibrations import calibrated
 from nestvec.admin.catalogue import StoredCatalogue
-from nestvec.admin.tiers import drawn, with_tier, without_tier
+from nestvec.admin.tiers import draw, with_tier, without_tier
 from nestvec.admin.verification import DEFAULT_SAMPLE, VerificationReport, verify
 from nestvec.core.calibration import Calibration
 from nestvec.core.codec import VectorDtype
@@ -119,7 +119,7 @@ class AdminApp:
             created = True
             try:
                 collection = await self._store.create_collection(
-                    collection, await _drawn(collection)
+                    collection, await draw(collection, collection.tiers)
                 )
             except AlreadyExists:
                 existing = await self._newest(name)
@@ -225,7 +225,9 @@ class AdminApp:
         """
         require_allowed(collection, collection.tiers)
         async with self._changing(collection.name):
-            added = await self._store.add_generation(collection, await _drawn(collection))
+            added = await self._store.add_generation(
+                collection, await draw(collection, collection.tiers)
+            )
             await self._open(added)
         return added
 
@@ -343,13 +345,6 @@ class AdminApp:
                 f"folder is not a place for backups",
             )
         return self._open_blobs(location)
-
-
-async def _drawn(collection: Collection) -> dict[str, bytes]:
-    """What all tiers draw: seconds on a busy machine, in which others are served, and the process
-    keeps its lease.
-    """
-    return await asyncio.to_thread(drawn, collection, collection.tiers)
 
 
 def _require_same_design(existing: Collection, wished: Collection) -> None:

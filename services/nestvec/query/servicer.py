@@ -12,7 +12,7 @@ from prometheus_client import Counter, Histogram
 from nestvec.core.certificate import Certificate
 from nestvec.core.codec import floats_from_bytes, floats_to_bytes
 from nestvec.core.coverage import Coverage, DegradationKind
-from nestvec.core.errors import InvalidRequest
+from nestvec.core.errors import InvalidRequest, NestvecError
 from nestvec.core.regions import RegionPolicy
 from nestvec.core.watermark import Watermark
 from nestvec.query.admission import class_label
@@ -25,6 +25,7 @@ from nestvec.query.timing import timed
 from nestvec.rpc.field_wire import fields_to_wire, filter_from_wire
 from nestvec.rpc.region_outcome_wire import outcome_to_wire, policy_from_wire
 from nestvec.rpc.server import Mounted, time_left_s
+from nestvec.rpc.status import code_of
 from nestvec.rpc.wire import (
     certificate_to_wire,
     coverage_to_wire,
@@ -79,9 +80,29 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         options: query_pb2.SearchOptions,
         context: Context,
     ) -> list[Answer]:
-        with timed(class_label(options.search_class, self._app.classes)):
-            timeout_s = time_left_s(context, self._cap_s)
-            return await self._app.search(collection, queries, _options(options), timeout_s)
+        label = class_label(options.search_class, self._app.classes)
+        with timed(label):
+            try:
+                timeout_s = time_left_s(context, self._cap_s)
+                return await self._app.search(collection, queries, _options(options), timeout_s)
+            except NestvecError as error:
+                self._tell_failed(label, options, error)
+                raise
+
+    def _tell_failed(
+        self, label: str, options: query_pb2.SearchOptions, error: NestvecError
+    ) -> None:
+        """The tier that was asked for, or the class's; 0 for a class that does not exist."""
+        known = self._app.classes.get(label)
+        coarse_dim = 0 if known is None else known.coarse_dim
+        if options.HasField("coarse_dim"):
+            coarse_dim = options.coarse_dim
+        _log.info(
+            "search.failed",
+            search_class=label,
+            coarse_dim=coarse_dim,
+            status=code_of(error).name,
+        )
 
     async def GetDocuments(
         self,

@@ -235,6 +235,29 @@ async def test_the_tier_is_on_the_log_line_and_the_counter_and_the_text_is_on_ne
 
 
 @pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"search_class": "autocomplete", "k": 100_000},
+            {"search_class": "autocomplete", "coarse_dim": 16},
+        ),
+        ({"coarse_dim": 7}, {"search_class": "search", "coarse_dim": 7}),
+        ({"search_class": "secret"}, {"search_class": UNKNOWN_CLASS, "coarse_dim": 0}),
+    ],
+)
+async def test_the_tier_is_on_the_log_line_of_a_search_that_failed(
+    stub: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: dict[str, Any]
+) -> None:
+    log = SpyLog()
+    monkeypatch.setattr(query_servicer, "_log", log)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await search(stub, "a secret question", **options)
+    (line,) = log.named("search.failed")
+    assert line == {"event": "search.failed", **told, "status": "INVALID_ARGUMENT"}
+    assert "secret" not in str(log.lines)
+
+
+@pytest.mark.parametrize(
     ("options", "label", "status"),
     [
         ({"search_class": "autocomplete"}, "autocomplete", "OK"),
