@@ -74,7 +74,7 @@ pytest: install-test
 	@echo "== tests"
 	@$(BIN)/python tools/parts.py $(ARGS)
 
-# 200 rounds take about half an hour. The seed is printed with a failure and repeats its kills.
+# Hours: 200 rounds take ten minutes, and so does the fuzzing; faults of clusters and regions take longer. The seed is printed with a failure and repeats its kills.
 soak: install-test
 	@echo "== $(ROUNDS) rounds of kill -9, and every fault of a cluster"
 	@NESTVEC_FAULT_LONG=1 NESTVEC_FAULT_ROUNDS=$(ROUNDS) NESTVEC_FAULT_SEED=$(SEED) \
