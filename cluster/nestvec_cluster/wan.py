@@ -59,7 +59,7 @@ class DelayingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        # Not asyncio.start_server: before Python 3.12 it loses sockets of those who come at its end.
+        # Not asyncio.start_server: before Python 3.12 it loses sockets accepted at its end.
         self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def close(self) -> None:
