@@ -86,7 +86,7 @@ def main(
 ) -> None:
     """Print the frontier as a Markdown table."""
     faiss.omp_set_num_threads(1)
-    vectors, asked, space = _encoded(texts, queries, column, count, queries_count, model)
+    vectors, asked, space = encoded(texts, queries, column, count, queries_count, model)
     exact = faiss.IndexFlatIP(space.dim)
     exact.add(vectors)
     tell(f"{len(vectors):,} texts; searching exactly")
@@ -106,9 +106,12 @@ def main(
                     print(f"| {' | '.join(row)} |", flush=True)
 
 
-def _encoded(
+def encoded(
     texts: Path, queries: Path, column: str | None, count: int | None, asked: int, model: str
 ) -> tuple[Floats, Floats, Any]:
+    """Vectors of the texts as the store keeps them, those of queries that are none of them, (n, dim)
+    float32 unit, and their space.
+    """
     loaded = load_model(model)
 
     def encode(prompt: str, some: list[str]) -> Floats:

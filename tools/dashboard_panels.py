@@ -235,6 +235,12 @@ _CAPACITY = (
         ),
     ),
     Panel(
+        "Searches that share one scan",
+        "short",
+        _quantiles("nestvec_scan_searches", "pod", "{{pod}}", shares=(0.5, 0.95)),
+        "Of those that waited for a thread of a coarse worker. 1 shared none.",
+    ),
+    Panel(
         "Messages of ingest streams that wait",
         "short",
         {"{{pod}}": _shown("nestvec_ingest_waiting_messages", "pod")},

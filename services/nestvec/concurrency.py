@@ -57,7 +57,11 @@ class BoundedExecutor:
         """`work()` in a thread. Raises BudgetSpent(stage) after `timeout_s`, Overloaded at once
         when too many wait, WorkerUnavailable after `close`.
         """
-        future = asyncio.wrap_future(self._submit(work))
+        return await self.wait(stage, timeout_s, self.submit(work))
+
+    async def wait(self, stage: str, timeout_s: float | None, job: Future[Result]) -> Result:
+        """What a job gives that was submitted, or that such a one works for. Raises as `run`."""
+        future = asyncio.wrap_future(job)
         # Where it fails just as its caller goes away, nobody is left to retrieve the failure.
         future.add_done_callback(_retrieve)
         try:
@@ -76,6 +80,11 @@ class BoundedExecutor:
         return self._taken == 0
 
     @property
+    def threads(self) -> int:
+        """Calls that may run at once."""
+        return self._threads
+
+    @property
     def running(self) -> int:
         """Calls that have a thread."""
         return min(self._taken, self._threads)
@@ -85,7 +94,8 @@ class BoundedExecutor:
         """Calls that wait for one."""
         return max(self._taken - self._threads, 0)
 
-    def _submit(self, work: Callable[[], Result]) -> Future[Result]:
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        """`work()` in a thread, not waited for. Raises Overloaded, WorkerUnavailable."""
         with self._lock:
             if self._taken >= self._places:
                 raise Overloaded(

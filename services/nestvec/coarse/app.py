@@ -16,6 +16,7 @@ from nestvec.coarse.inspect import inspect_tier
 from nestvec.coarse.opening import Opener
 from nestvec.coarse.saving import Saver
 from nestvec.coarse.served import Served
+from nestvec.coarse.shared import SharedSearches, search_now
 from nestvec.coarse.snapshot import ShardSnapshots
 from nestvec.coarse.stored_rows import RowSource, decoded
 from nestvec.coarse.tier import Tier
@@ -83,6 +84,7 @@ class CoarseApp:
         # What is being opened, and whether it was dropped meanwhile.
         self._dropped: dict[_Key, bool] = {}
         self._search_threads = BoundedExecutor("coarse-search", threads, waiting)
+        self._searches = SharedSearches(self._search_threads)
         # Apart from searching, so that a long merge never holds a search's thread; and apart from
         # each other, so that it never holds a write's.
         self._write_threads = BoundedExecutor("coarse-write", 2, waiting)
@@ -109,19 +111,9 @@ class CoarseApp:
         if tier is None:
             raise self._no_tier(served.collection, query.coarse_dim)
         _check(query, served.collection)
-        search = partial(
-            tier.search,
-            query.queries,
-            query.count,
-            query.bound_z,
-            query.filter,
-            query.certified_k,
-        )
         if _runs_inline(query, tier) and self._search_threads.idle:
-            hits, documents, matching = search()
-        else:
-            hits, documents, matching = await self._search_threads.run("coarse", timeout_s, search)
-        return CoarseAnswer(hits, documents, matching)
+            return search_now(tier, query)
+        return await self._searches.run(tier, query, timeout_s)
 
     def _get(self, name: str, generation: int) -> Served:
         served = self._served.get((name, generation))

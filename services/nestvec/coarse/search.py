@@ -8,7 +8,7 @@ and misses none; where they are many, the index searches among them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +66,13 @@ def search_plain(
     count: int,
     table: FieldTable,
     wanted: CheckedFilter | None,
-) -> tuple[list[CoarseHits], int]:
-    """The tier's own cosines. queries: (n, dim) float32, unit. Returns one hits a query, and how
-    many documents match.
+) -> tuple[Iterator[CoarseHits], int]:
+    """The tier's own cosines. queries: (n, dim) float32, unit. Returns one hits a query, each made
+    as it is taken, and how many documents match.
     """
     scan = scan_count(count, bounded=False)
     found, matching = _found(views, queries, scan, table, wanted)
-    hits = [_plain(_parts(found, number), query, count) for number, query in enumerate(queries)]
+    hits = (_plain(_parts(found, number), query, count) for number, query in enumerate(queries))
     return hits, matching
 
 
@@ -85,25 +85,26 @@ def search_bounded(
     table: FieldTable,
     wanted: CheckedFilter | None,
     certified_k: int = 0,
-) -> tuple[list[CoarseHits], int]:
+) -> tuple[Iterator[CoarseHits], int]:
     """As `search_plain`, with estimates of the full cosine. queries: (n, full_dim), unit.
     certified_k: see ports.CoarseQuery.
     """
     heads = unit_heads(queries, sketch.coarse_dim)
     if certified_k > 0 and all(view.segment.index.reads_every_row for view in views):
         every = [_every(view, table, wanted) for view in views]
-        return [
+        return (
             bound_all(every, query, count, certified_k, sketch, bound_z) for query in queries
-        ], sum(map(len, every))
+        ), sum(map(len, every))
     found, matching = _found(views, heads, count, table, wanted)
-    hits = []
-    for number, query in enumerate(queries):
+
+    def bounded(number: int) -> CoarseHits:
         parts = [
             (columns, _fewer(columns, rows, heads[number], count))
             for columns, rows in _parts(found, number)
         ]
-        hits.append(_bounded(parts, query, count, sketch, bound_z, matching))
-    return hits, matching
+        return _bounded(parts, queries[number], count, sketch, bound_z, matching)
+
+    return map(bounded, range(len(queries))), matching
 
 
 # --- which rows -----------------------------------------------------------------------------------

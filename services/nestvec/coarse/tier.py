@@ -7,7 +7,7 @@ never waits for one. Writers hold the lock; searches do not.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,6 +93,18 @@ class Tier:
         and how many of them match. See ports.CoarseQuery. Raises InvalidRequest for a filter that
         does not fit the fields.
         """
+        hits, documents, matching = self.scan(queries, count, bound_z, filter, certified_k)
+        return list(hits), documents, matching
+
+    def scan(
+        self,
+        queries: Floats,
+        count: int,
+        bound_z: float | None,
+        filter: Filter | None = None,  # noqa: A002  the word of ports.CoarseQuery
+        certified_k: int = 0,
+    ) -> tuple[Iterator[CoarseHits], int, int]:
+        """As `search`: the indexes are searched now, each query's hits made as they are taken."""
         state, table = self._state, self._table
         wanted = None if filter is None else validate(filter, table.fields)
         if bound_z is None:

@@ -90,6 +90,11 @@ BATCH_ITEMS = Histogram(
 BATCH_SECONDS = Histogram(
     "nestvec_batch_seconds", "Time of a model's batch.", ["model", "role"], buckets=_SECONDS
 )
+SCAN_SEARCHES = Histogram(
+    "nestvec_scan_searches",
+    "Searches that waited for a thread of a coarse worker and then shared one scan; 1 shared none.",
+    buckets=(1, 2, 4, 8, 16),
+)
 INGEST_WAITING = ScrapedGauge(
     "nestvec_ingest_waiting_messages",
     "Messages of ingest streams that were read and wait to be written, or for the shards.",
