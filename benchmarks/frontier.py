@@ -109,8 +109,8 @@ def main(
 def encoded(
     texts: Path, queries: Path, column: str | None, count: int | None, asked: int, model: str
 ) -> tuple[Floats, Floats, Any]:
-    """Vectors of the texts as the store keeps them, those of queries that are none of them, (n, dim)
-    float32 unit, and their space.
+    """Vectors of the texts as the store keeps them, and of queries that are none of them: (n, dim)
+    float32, unit. And their space.
     """
     loaded = load_model(model)
 
