@@ -127,9 +127,9 @@ def train_to(
     chosen = [pairs[row] for row in rows]
     with tempfile.TemporaryDirectory() as scratch:
         place = work or Path(scratch)
-        taught: tuple[Halfs, ...] = ()
+        vectors: tuple[Halfs, ...] = ()
         if teacher and settings.distillation:
-            taught = _taught(teacher, chosen, place / "teacher", phases)
+            vectors = _both_taught(teacher, chosen, place / "teacher", phases)
         with phases.timed("train", "training") as meter:
             show: Callable[[int], None] | None = None
 
@@ -140,7 +140,7 @@ def train_to(
                     show = meter.count(doing, total)
                 show(done)
 
-            run_training(model, chosen, settings, place / "run", taught, report)
+            run_training(model, chosen, settings, place / "run", vectors, report)
         if finish:
             finish(model)
     with phases.timed("measure", "measuring the tiers"):
@@ -153,20 +153,29 @@ def train_to(
     return measured
 
 
-def _taught(name: str, pairs: Sequence[Pair], cache: Path, phases: Phases) -> tuple[Halfs, ...]:
+def _both_taught(
+    name: str, pairs: Sequence[Pair], cache: Path, phases: Phases
+) -> tuple[Halfs, ...]:
+    """Of queries and of documents."""
+    queries, documents = zip(*pairs, strict=True)
+    return (
+        taught(name, queries, cache, phases, Role.QUERY),
+        taught(name, documents, cache, phases, Role.DOCUMENT),
+    )
+
+
+def taught(
+    name: str, texts: Sequence[str], cache: Path, phases: Phases, role: Role = Role.DOCUMENT
+) -> Halfs:
+    """(n, dim) float16, unit: what a model makes of texts. Kept in `cache`."""
     teacher = load_model(name)
     try:
         with phases.timed("teacher", "asking the teacher") as meter:
-            sides = []
-            for role, column in ((Role.QUERY, 0), (Role.DOCUMENT, 1)):
-                texts = [pair[column] for pair in pairs]
-                report = meter.count(f"asking the teacher ({role.name.lower()}s)", len(texts))
-                fingerprint = teacher.space.fingerprint
-                encode = _encoder(teacher, role)
-                sides.append(teacher_vectors(texts, encode, cache, fingerprint, report))
+            report = meter.count(f"asking the teacher ({role.name.lower()}s)", len(texts))
+            encode = _encoder(teacher, role)
+            return teacher_vectors(texts, encode, cache, teacher.space.fingerprint, report)
     finally:
         teacher.close()
-    return tuple(sides)
 
 
 def _encoder(model: EmbeddingModel, role: Role) -> Callable[[list[str]], Floats]:

