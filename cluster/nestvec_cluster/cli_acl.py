@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from nestvec.adapters.redis_acl import StoreRole, file_line, hashed, set_user, user_of
+from nestvec.adapters.redis_settings import STORE_PASSWORD
 from nestvec.core.errors import ConfigError
+from nestvec.security.files import read_secret
 from nestvec_cluster.cli_group import fail
 
 # Nobody's password: whoever runs the line puts one there.
@@ -37,7 +39,9 @@ def acl(
     One line a role: query, ingest, coarse, rerank, member (encoders), operator (up, reshard).
     """
     try:
-        password = _PLACE if password_file is None else hashed(_password(password_file))
+        password = _PLACE
+        if password_file is not None:
+            password = hashed(read_secret(password_file, STORE_PASSWORD))
         if acl_file and password_file is None:
             raise ConfigError("--acl-file needs --password-file: such a file has hashes alone")
         line = file_line if acl_file else set_user
@@ -45,9 +49,3 @@ def acl(
             typer.echo(line(one, prefix, user_of(one, user), password))
     except ConfigError as error:
         raise fail(str(error)) from None
-
-
-def _password(file: Path) -> str:
-    from nestvec.security.files import read_file
-
-    return read_file(file, "the password").decode(errors="replace").rstrip("\r\n")

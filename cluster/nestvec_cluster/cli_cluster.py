@@ -18,6 +18,7 @@ from nestvec_cluster.cli_options import Json, out
 if TYPE_CHECKING:
     from nestvec_cluster.cluster_tables import ClusterStatus
     from nestvec_cluster.deploy import Deployment
+    from nestvec_cluster.draining import Drained
     from nestvec_cluster.topology import Topology
 
 Result = TypeVar("Result")
@@ -27,7 +28,6 @@ File = Annotated[
     typer.Option("--file", "-f", envvar="NESTVEC_CLUSTER", help="The cluster's topology."),
 ]
 DEFAULT_FILE = Path("cluster.yaml")
-_EVERY_S = 1.0
 
 
 def opened(file: Path) -> Topology:
@@ -112,22 +112,18 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Again every second.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show nodes, shards x replicas, front ends and encoders. Exit code 3: something is missing."""
+    """Show nodes, shards x replicas, front ends and encoders. Exit code 3: something is missing.
+
+    With --watch until Ctrl-C; with --json too, each second a line.
+    """
+    from nestvec_cluster import cli_watch
     from nestvec_cluster.cli_group import EXIT_PARTIAL
-    from nestvec_cluster.cluster_tables import print_status, status_data, status_tables
+    from nestvec_cluster.cluster_tables import print_status, status_data
     from nestvec_cluster.tables import dump_json
 
     topology = opened(file)
-    if watch and not as_json:
-        from rich.live import Live
-
-        async def live() -> None:
-            with Live(console=out(), auto_refresh=False, screen=sys.stdout.isatty()) as shown:
-                while True:
-                    shown.update(status_tables(await look(topology)), refresh=True)
-                    await asyncio.sleep(_EVERY_S)
-
-        asyncio.run(live())
+    if watch:
+        cli_watch.watch(lambda: look(topology), out(), as_json)
         return
     found = asyncio.run(look(topology))
     if as_json:
@@ -194,24 +190,45 @@ def scale(
 
 
 def drain(
-    what: Annotated[str, typer.Argument(help="A process as `status` names it, or a node.")],
+    what: Annotated[str, typer.Argument(help="A process, or a node, as `status` names it.")],
     file: File = DEFAULT_FILE,
     force: Annotated[
-        bool, typer.Option("--force", help="Even the last ready one of its kind.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Even the last ready one of its kind, or what no other node has room for.",
+        ),
     ] = False,
 ) -> None:
-    """Take a process, or all of a node, out of service: calls in flight finish, none is lost.
+    """Take a process out of service, or move all of a node to others: calls in flight finish.
 
-    The others of its kind answer in its place; nothing is started elsewhere meanwhile. The next
-    `up` starts it again where it was; of a node that is gone by then, on another one that has room.
+    A process is started again by the next `up`, where it was. A node is emptied: one process after
+    the other drains and starts on another node, so that another replica answers meanwhile; a shard
+    that has one alone gets a second for so long. Where something has no room, nothing is changed.
+    Then take the node out of Ray: whatever is started later may be placed there again.
     """
     topology = opened(file)
 
-    async def work(deployment: Deployment) -> list[str]:
-        return await deployment.drain(what, force)
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
 
-    gone = with_deployment(topology, work)
-    typer.echo(f"drained {', '.join(gone)}; `nestvec up` starts them again")
+    async def work(deployment: Deployment) -> Drained:
+        from nestvec_cluster.draining import Draining
+
+        return await Draining(topology, deployment, force, tell).drain(what)
+
+    done = with_deployment(topology, work, tell)
+    if done.moved:
+        typer.echo(f"moved {', '.join(done.moved)} to other nodes")
+    if done.stopped:
+        typer.echo(f"drained {', '.join(done.stopped)}; `nestvec up` starts them again")
+    if done.left:
+        typer.echo(
+            f"{', '.join(done.left)} stay on {what}: encoder replicas start elsewhere by "
+            f"themselves when the node ends"
+        )
+    if not (done.moved or done.stopped or done.left):
+        typer.echo(f"no process of cluster {topology.name} runs on {what}")
 
 
 def down(

@@ -20,7 +20,6 @@ from nestvec.core.members import (
     Assignment,
     ClusterView,
     Layout,
-    Member,
     MemberRole,
 )
 from nestvec.core.ports import Registry
@@ -44,8 +43,9 @@ from nestvec_cluster.pieces import (
     demands,
     encoder_plan,
 )
-from nestvec_cluster.placing import Placing, Slab, made_from, report, running, slab_name, slabs
+from nestvec_cluster.placing import Placing, report, running, slabs
 from nestvec_cluster.ray_room import alive_nodes, require_room, require_store_in_reach
+from nestvec_cluster.slabs import Slab, covering, made_from
 from nestvec_cluster.topology import Topology
 
 _LOOK_S = 0.1
@@ -114,7 +114,7 @@ class Deployment:
         await self._remove(of_kind, groups, changes)
         await self._settle_encoder(only, changes)
         for group in groups:
-            await self._bring_up(group, running(topology.namespace), changes)
+            await self._bring_up(group, changes)
         await self._wait_for_shards()
         await self.wait_ready(
             [one.slot for group in groups for one in group.pieces if one.role is not _COARSE]
@@ -122,7 +122,7 @@ class Deployment:
         view = await self._registry.view()
         changes.collections = await make_collections(self._topology, view, self._tell)
         await wait_for_answers(self._topology, view)
-        self._release_unused(every)
+        self.release_unused(every)
         return changes
 
     async def _settle_encoder(self, only: str, changes: Changes) -> None:
@@ -147,8 +147,9 @@ class Deployment:
 
     # --- one group ------------------------------------------------------------------------------
 
-    async def _bring_up(self, group: Group, actors: dict[str, Any], changes: Changes) -> None:
+    async def _bring_up(self, group: Group, changes: Changes) -> None:
         places = await self._placing.reserve(group)
+        actors = running(self._topology.namespace)
         for number, (piece, slab) in enumerate(zip(group.pieces, places, strict=True)):
             handle = actors.get(piece.slot)
             if handle is None:
@@ -169,37 +170,6 @@ class Deployment:
         self._placing.start(piece, slab, number)
         await self.wait_ready([piece.slot])
 
-    def _actor(self, slot: str) -> Any:
-        actors = running(self._topology.namespace)
-        if slot not in actors:
-            known = ", ".join(sorted(actors)) or "none"
-            raise ConfigError(f"{slot!r} is no process of this cluster; there are: {known}")
-        return actors[slot]
-
-    async def drain(self, what: str, force: bool) -> list[str]:
-        """Take a process, or all that stand on a node, out of service until the next `reconcile`.
-
-        force: even where nobody would be left to answer in its place. Returns their slots. Raises
-        ConfigError for a name that is neither, and without `force` for the last of its kind.
-        """
-        view = await self._registry.view()
-        ours = running(self._topology.namespace)
-        node = [one for one in view.members if what in (one.node, one.node.rpartition("/")[2])]
-        # Encoder replicas are their scaler's: it starts another as soon as one is gone.
-        slots = [one.name for one in node if one.name in ours] or [what]
-        for slot in slots:
-            self._actor(slot)
-        alone = [slot for slot in slots if not _others(view, slot, slots)]
-        if alone and not force:
-            raise ConfigError(
-                f"nobody else is ready to answer for {', '.join(alone)}; start another replica "
-                f"first (`nestvec scale`), or say --force"
-            )
-        for slot in slots:
-            self._tell(f"draining {slot}")
-            await self._placing.end(slot, self._actor(slot))
-        return slots
-
     async def _remove(
         self,
         actors: dict[str, Any],
@@ -213,18 +183,21 @@ class Deployment:
                 await self._placing.end(slot, handle)
                 changes.removed.append(slot)
 
-    def _release_unused(self, groups: Iterable[Group]) -> None:
-        """Placement groups that nothing stands in any more."""
+    def release_unused(self, groups: Iterable[Group]) -> None:
+        """Placement groups that nothing of these groups stands in any more."""
         names = {group.name: group for group in groups}
-        for slab in slabs(self._topology.namespace):
+        there = slabs(self._topology.namespace)
+        for slab in there:
             group = names.get(slab.group)
-            if group is None or slab not in _covering(group, self._topology.namespace):
+            held = [] if group is None else list(covering(group, there).values())
+            if slab not in held:
                 self._placing.release(slab)
-            elif spare := max(0, slab.first + slab.count - len(group.pieces)):
+            elif spare := slab.count - held.count(slab):
                 # Ray takes no single bundle out of a placement group.
                 self._tell(
-                    f"{group.name} keeps {spare} place{'s' if spare > 1 else ''} reserved that "
-                    f"nothing stands in, until all of its replicas are taken down"
+                    f"{slab.group} keeps {spare} place{'s' if spare > 1 else ''} reserved that "
+                    f"nothing stands in, until all that was placed with "
+                    f"{'them' if spare > 1 else 'it'} is taken down or drained"
                 )
 
     # --- waiting --------------------------------------------------------------------------------
@@ -269,7 +242,7 @@ class Deployment:
         for group in coarse_groups(
             self._topology, layout, replicas or replicas_of(self._topology, layout)
         ):
-            await self._bring_up(group, running(self._topology.namespace), changes)
+            await self._bring_up(group, changes)
 
     async def stop_layout(self, layout: Layout) -> None:
         """All workers of a layout, and what they reserved."""
@@ -300,24 +273,3 @@ _FRONT = ("query", "ingest")
 def _of_kind(name: str, kind: str) -> bool:
     """Whether a slot, or a group of them, is of a pool or of a role."""
     return not kind or name == kind or name.startswith(f"{kind}/")
-
-
-def _others(view: ClusterView, slot: str, going: Sequence[str]) -> list[Member]:
-    """Who is ready to answer in a member's place once some are gone."""
-    members = [one for one in view.members if one.name == slot]
-    return [
-        other
-        for one in members
-        for other in view.of_role(one.role)
-        if other.place == one.place and other.name not in going and other.is_ready
-    ]
-
-
-def _covering(group: Group, namespace: str) -> list[Slab]:
-    """The placement groups in which a piece of this group stands, or may."""
-    shape = slab_name(namespace, group.name, 0, group.resources).rpartition(":")[2]
-    return [
-        one
-        for one in slabs(namespace)
-        if one.group == group.name and one.shape == shape and one.first < len(group.pieces)
-    ]

@@ -1,15 +1,15 @@
 """Named, detached actors in placement groups: what runs in Ray, and starting and ending one piece.
 
 A shard's replicas stand in one group with the strategy SPREAD: on different nodes while there are
-enough, together otherwise. Ray moves a bundle whose node died and restarts its actor there.
+enough, together otherwise. Ray moves a bundle whose node died and restarts its actor there. It
+moves none whose node lives: a piece that is to stand elsewhere gets a placement group of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -25,8 +25,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from nestvec.core.errors import ConfigError
 from nestvec_cluster.actors import ACTORS, Report
 from nestvec_cluster.pieces import Group, Piece
-from nestvec_cluster.ray_room import alive_nodes
-from nestvec_cluster.topology import Topology, digest
+from nestvec_cluster.ray_room import alive_nodes, free_by_node
+from nestvec_cluster.slabs import (
+    Slab,
+    covering,
+    made_from,
+    promised_nodes,
+    slab_name,
+    slab_named,
+)
+from nestvec_cluster.topology import Topology
 
 _PLACED_S = 20.0
 _BESIDE_S = 8.0
@@ -35,32 +43,18 @@ _REPORT_S = 5.0
 _STOP_MARGIN_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Slab:
-    """One placement group: the bundles `first` to `first + count` of a Group."""
-
-    name: str
-    group: str
-    first: int
-    count: int
-    shape: str
-
-
-def slab_name(namespace: str, group: str, first: int, resources: Mapping[str, float]) -> str:
-    """In it: whose it is, which pieces, and the digest of what each takes."""
-    return f"{namespace}:{group}:{first}:{digest(dict(resources))[:8]}"
-
-
 def slabs(namespace: str) -> list[Slab]:
     """Of a cluster, as Ray knows them."""
-    found = []
-    for told in placement_group_table().values():
-        owner, _, rest = str(told["name"]).partition(":")
-        if owner == namespace and told["state"] != "REMOVED":
-            group, first, shape = rest.rsplit(":", 2)
-            bundles = len(told["bundles"])
-            found.append(Slab(told["name"], group, int(first), bundles, shape))
-    return found
+    return [
+        slab_named(
+            told["name"],
+            len(told["bundles"]),
+            told["state"] == "CREATED",
+            frozenset(told["bundles_to_node_id"].values()),
+        )
+        for told in placement_group_table().values()
+        if str(told["name"]).partition(":")[0] == namespace and told["state"] != "REMOVED"
+    ]
 
 
 def running(namespace: str) -> dict[str, Any]:
@@ -87,36 +81,81 @@ class Placing:
         """Have bundles for all pieces of a group: those that are there, and one more group for the
         rest. Returns the slab of each piece, in order.
         """
-        shape = digest(dict(group.resources))[:8]
-        there = [
-            one for one in slabs(self._namespace) if one.group == group.name and one.shape == shape
-        ]
-        covered = {
-            number: one for one in there for number in range(one.first, one.first + one.count)
-        }
+        covered = covering(group, slabs(self._namespace))
+        for number, slab in covered.items():
+            if not slab.placed and slab.count == 1:
+                covered[number] = await self._found_again(group, number, slab)
         missing = [number for number in range(len(group.pieces)) if number not in covered]
         if missing:
             first = missing[0]
-            slab = await self._reserve(group, first, len(group.pieces) - first, bool(there))
+            name = slab_name(self._namespace, group.name, first, group.resources)
+            # Away from the replicas that are there already, where some node is free of them.
+            beside = await self._nodes_of(group) if covered else set()
+            slab = await self._reserve(group, name, len(group.pieces) - first, beside)
             covered |= dict.fromkeys(range(first, len(group.pieces)), slab)
         return [covered[number] for number in range(len(group.pieces))]
 
-    async def _reserve(self, group: Group, first: int, count: int, beside: bool) -> Slab:
-        name = slab_name(self._namespace, group.name, first, group.resources)
+    async def _found_again(self, group: Group, number: int, lost: Slab) -> Slab:
+        """A place for a piece whose node died, where Ray finds none: which nodes it must keep away
+        from was said when others were there. The same one while there is no room: Ray goes on.
+        """
+        asked_for: PlacementGroup = get_placement_group(lost.name)
+        if await asyncio.to_thread(asked_for.wait, _BESIDE_S):
+            return lost
+        amounts = group.resources.items()
+        if not any(
+            all(free.get(key, 0.0) >= amount for key, amount in amounts)
+            for free in free_by_node().values()
+        ):
+            return lost
+        found = await self._reserve_moved(group, number)
+        slot = group.pieces[number].slot
+        if (handle := running(self._namespace).get(slot)) is not None:
+            await self._kill(slot, handle)
+        self.release(lost)
+        return found
+
+    async def reserve_away(self, group: Group, number: int, node: str) -> Slab:
+        """Have a bundle for piece `number` of a group on another node than `node` (its id), and
+        where some node is free of them, beside no other piece of the group.
+        """
+        return await self._reserve_moved(group, number, {node})
+
+    async def _reserve_moved(
+        self, group: Group, number: int, never: Set[str] = frozenset()
+    ) -> Slab:
+        there = slabs(self._namespace)
+        moves = [one.move for one in there if one.group == group.name and one.first == number]
+        move = max(moves, default=0) + 1
+        name = slab_name(self._namespace, group.name, number, group.resources, move)
+        beside = await self._nodes_of(group) | promised_nodes(group, number, there)
+        return await self._reserve(group, name, 1, beside, never)
+
+    async def _reserve(
+        self, group: Group, name: str, count: int, beside: Set[str], never: Set[str] = frozenset()
+    ) -> Slab:
+        """On no node of `never`, and while another one has room on none of `beside`."""
         bundles = [dict(group.resources) or {"CPU": 0.001}] * count
-        if beside and (taken := await self._nodes_of(group)):
-            # Away from the replicas that are there already, where some node is free of them.
-            selector = {"ray.io/node-id": f"!in({','.join(sorted(taken))})"}
-            if await self._placed(name, bundles, _BESIDE_S, [selector] * count):
-                return Slab(name, group.name, first, count, name.rpartition(":")[2])
-        if not await self._placed(name, bundles, _PLACED_S):
-            free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-            raise ConfigError(
-                f"{group.name} cannot be placed: {count} x {_told(group.resources)} asked for, "
-                f"free now: {_told({key: free.get(key, 0.0) for key in group.resources})}; add a "
-                f"node, or ask for less"
-            )
-        return Slab(name, group.name, first, count, name.rpartition(":")[2])
+        free = free_by_node()
+        beside = beside & free.keys() - never
+        tries = [(never | beside, _BESIDE_S)] if beside else []
+        for avoided, timeout_s in [*tries, (never, _PLACED_S)]:
+            if free.keys() <= avoided:
+                continue
+            selector = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
+            selectors = [selector] * count if avoided else None
+            if await self._placed(name, bundles, timeout_s, selectors):
+                return slab_named(name, count)
+        left = [
+            _told({key: one.get(key, 0.0) for key in group.resources})
+            for node, one in sorted(free_by_node().items())
+            if node not in never
+        ]
+        raise ConfigError(
+            f"{group.name} cannot be placed: {count} x {_told(group.resources)} asked for, "
+            f"{'other ' if never else ''}nodes have free: {'; '.join(left) or 'none is there'}; "
+            f"add a node, or ask for less"
+        )
 
     async def _placed(
         self,
@@ -128,18 +167,20 @@ class Placing:
         made = placement_group(
             bundles, "SPREAD", name, lifetime="detached", bundle_label_selector=selectors
         )
-        if await asyncio.to_thread(made.wait, timeout_s):
-            return True
-        remove_placement_group(made)
-        return False
+        placed = False
+        try:
+            placed = await asyncio.to_thread(made.wait, timeout_s)
+        finally:
+            if not placed:
+                remove_placement_group(made)
+        return placed
 
     async def _nodes_of(self, group: Group) -> set[str]:
-        """Nodes with a piece of this group, unless they are all that there is."""
+        """Nodes with a piece of this group."""
         nodes = {str(one["NodeID"]) for one in alive_nodes()}
         actors = running(self._namespace)
         reports = [await report(actors[one.slot]) for one in group.pieces if one.slot in actors]
-        taken = {one.node for one in reports if one is not None} & nodes
-        return taken if taken != nodes else set()
+        return {one.node for one in reports if one is not None} & nodes
 
     def start(self, piece: Piece, slab: Slab, number: int) -> Any:
         """Start piece `number` of its group in its bundle. Returns the actor's handle."""
@@ -172,6 +213,9 @@ class Placing:
         limit_s = self._topology.timeouts.drain_s + _STOP_MARGIN_S
         with suppress(TimeoutError, ray.exceptions.RayError):
             await asked(handle.stop.remote(), limit_s)
+        await self._kill(slot, handle)
+
+    async def _kill(self, slot: str, handle: Any) -> None:
         ray.kill(handle, no_restart=True)
         for _ in range(200):
             if slot not in {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}:
@@ -181,11 +225,6 @@ class Placing:
     def release(self, slab: Slab) -> None:
         """Give a placement group's resources back; its actors are gone."""
         remove_placement_group(get_placement_group(slab.name))
-
-
-def made_from(piece: Piece, slab: Slab) -> str:
-    """What a running actor tells as its digest: other settings or another place differ."""
-    return f"{piece.digest}@{slab.name}"
 
 
 async def asked(answer: Any, timeout_s: float) -> Any:

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from nestvec.adapters.redis_settings import STORE_PASSWORD
 from nestvec.core.errors import ConfigError
+from nestvec.security.files import read_secret
 from nestvec_cluster.local_store import store_url
 from nestvec_cluster.processes import Identity, command_line, with_words
 from nestvec_cluster.topology import Topology
@@ -147,7 +149,7 @@ def _start_command(topology: Topology) -> list[str]:
 
 def _password(topology: Topology) -> str:
     path = topology.store.password_file
-    return "" if path is None else path.read_text(encoding="utf-8").strip()
+    return "" if path is None else read_secret(path, STORE_PASSWORD)
 
 
 def start_head(topology: Topology) -> Head:

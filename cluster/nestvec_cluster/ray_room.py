@@ -22,6 +22,15 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [one for one in nodes if one["Alive"]]
 
 
+def free_by_node() -> dict[str, dict[str, float]]:
+    """Node id -> what nobody has reserved there, as Ray names it."""
+    # The public call adds the nodes up.
+    from ray._private import state
+
+    free: dict[str, dict[str, float]] = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return free
+
+
 def require_room(wanted: Sequence[tuple[str, dict[str, float]]]) -> None:
     """That the nodes could hold all of `wanted` (what, resources of one piece) if they were empty.
 

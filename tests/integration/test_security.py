@@ -304,6 +304,57 @@ async def test_a_stream_that_is_passed_on_begins_with_what_its_caller_may_by_the
             assert refused.value.code() is REFUSED
 
 
+class Silent(grpc.GenericRpcHandler):
+    """Takes a stream's messages and answers none."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+        self.first, self.over = asyncio.Event(), asyncio.Event()
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return grpc.stream_stream_rpc_method_handler(self._stream)
+
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        try:
+            async for one in requests:
+                self.taken.append(one)
+                self.first.set()
+            await asyncio.Event().wait()
+            yield b""
+        finally:
+            self.over.set()
+
+
+async def test_a_stream_that_is_passed_on_ends_at_the_next_message_whoever_sends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no answer comes, a caller that may no more could write on and on."""
+    monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
+    issuer, file = Issuer(tmp_path), tmp_path / "grants.yaml"
+    granted = {"subjects": ["alice"], "verbs": ["ingest"], "collections": ["docs"]}
+    file.write_text(yaml.safe_dump({"grants": [granted]}))
+    section = by_token(issuer, grants=[], grants_file=file)
+    metadata = (("authorization", f"Bearer {issuer.token()}"),)
+    silent, behind = Silent(), grpc.aio.server()
+    behind.add_generic_rpc_handlers((silent,))
+    port = behind.add_insecure_port("127.0.0.1:0")
+    await behind.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as there:
+        passing = [forwarded(ingest_pb2.DESCRIPTOR, "IngestService", lambda: there)]
+        async with secured_server(section, passing) as address, connected(address) as channel:
+            stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=metadata)
+            await stream.write(ingest_pb2.IngestDocumentsRequest(collection="docs"))
+            await asyncio.wait_for(silent.first.wait(), PATIENT_S)
+            file.write_text(yaml.safe_dump({"grants": []}))
+            await stream.write(ingest_pb2.IngestDocumentsRequest())
+            with pytest.raises(grpc.aio.AioRpcError, match="not granted ingest") as refused:
+                await stream.read()
+            assert refused.value.code() is REFUSED
+            await asyncio.wait_for(silent.over.wait(), PATIENT_S)
+    await behind.stop(None)
+    assert len(silent.taken) == 1
+
+
 # --- tokens ---------------------------------------------------------------------------------------
 
 

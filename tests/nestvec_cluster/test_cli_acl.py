@@ -24,10 +24,14 @@ def test_a_line_for_each_role_or_for_those_that_are_asked_for(tmp_path: Path) ->
 
 
 def test_what_cannot_be_printed_is_said(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"gr\xfc\xdfe\n")
     for told, arguments in (
         ("key prefix 'a*' cannot be used", ["--prefix", "a*"]),
         ("--acl-file needs --password-file", ["--acl-file"]),
         ("cannot be read", ["--password-file", str(tmp_path / "missing")]),
+        # Its hash would be that of another password than the processes send.
+        ("is not UTF-8", ["--password-file", str(foreign)]),
     ):
         done = run_cli("acl", *arguments)
         assert done.code == 1

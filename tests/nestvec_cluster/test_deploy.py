@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ import yaml
 
 from nestvec.adapters.opening import open_registry
 from nestvec.client import NestvecClient
-from nestvec.core.errors import NestvecError
+from nestvec.core.errors import NestvecError, WorkerUnavailable
 from nestvec.core.members import ClusterView, Member, MemberState
 from nestvec_cluster.pieces import base_settings
 from nestvec_cluster.processes import with_descendants
+from tests.support.cli import Ran
 from tests.support.listeners import listener
 from tests.support.long_runs import takes_long
-from tests.support.ray_cluster import DEPLOYED, RaySession
+from tests.support.ray_cluster import DEPLOYED, RaySession, free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 _TEXTS = [one.text for one in DEPLOYED]
@@ -95,31 +96,23 @@ def a_worker(cluster: RaySession) -> int:
 
 
 @contextmanager
-def load(cluster: RaySession) -> Iterator[list[str]]:
-    """Searches one after the other at both front ends; gives what failed or was not complete."""
+def repeated(ask: Callable[[int], None]) -> Iterator[list[str]]:
+    """Asks again and again, on a thread; gives what went wrong."""
     wrong: list[str] = []
     stop = threading.Event()
     asked = 0
 
-    def ask() -> None:
+    def run() -> None:
         nonlocal asked
-        first = cluster.topology.query.port
-        with (
-            NestvecClient(f"127.0.0.1:{first}", timeout_s=10) as one,
-            NestvecClient(f"127.0.0.1:{first + 1}", timeout_s=10) as two,
-        ):
-            while not stop.is_set():
-                for client in (one, two):
-                    try:
-                        hits = client.search("docs", _TEXTS[asked % 120], k=3, min_coverage=1.0)
-                        if hits.hits[0].id != f"d{asked % 120}":
-                            wrong.append(f"hit {hits.hits[0].id} for text {asked % 120}")
-                    except NestvecError as error:
-                        wrong.append(str(error))
-                    asked += 1
-                time.sleep(0.01)
+        while not stop.is_set():
+            try:
+                ask(asked)
+            except (NestvecError, AssertionError) as error:
+                wrong.append(str(error))
+            asked += 1
+            time.sleep(0.01)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         yield wrong
@@ -127,6 +120,25 @@ def load(cluster: RaySession) -> Iterator[list[str]]:
         stop.set()
         thread.join()
     assert asked > 10
+
+
+@contextmanager
+def load(cluster: RaySession) -> Iterator[list[str]]:
+    """Searches one after the other at both front ends; gives what failed or was not complete."""
+    first = cluster.topology.query.port
+    with (
+        NestvecClient(f"127.0.0.1:{first}", timeout_s=10) as one,
+        NestvecClient(f"127.0.0.1:{first + 1}", timeout_s=10) as two,
+    ):
+
+        def ask(number: int) -> None:
+            n = number % 120
+            for client in (one, two):
+                hits = client.search("docs", _TEXTS[n], k=3, min_coverage=1.0).hits
+                assert hits[0].id == f"d{n}", f"hit {hits[0].id} for text {n}"
+
+        with repeated(ask) as wrong:
+            yield wrong
 
 
 def test_up_returns_when_all_of_it_answers(cluster: RaySession) -> None:
@@ -285,46 +297,99 @@ def test_a_collection_is_moved_by_command_and_up_follows_the_file(cluster: RaySe
     assert "has 2 shards already" in ran.err
 
 
+def test_a_node_with_nowhere_to_go_is_not_drained(cluster: RaySession) -> None:
+    before = members(cluster)
+    node = before["docs/2-0.0"].node
+    ran = cluster.run("drain", node)
+    assert ran.code == 1
+    assert "nobody else is ready to answer for ingest/0; start another replica first" in ran.err
+    assert incarnations(cluster) == {name: one.incarnation for name, one in before.items()}
+
+
 @takes_long
-def test_a_node_is_drained_and_another_takes_over_what_it_had(cluster: RaySession) -> None:
-    file = cluster.joining(
-        "spread",
-        collections={"docs": {"shards": 2, "replicas": 2}},
-        coarse={"num_cpus": 0.25},
-        query={"count": 1, "port": 0},
-        ingest={"count": 1, "port": 0},
-    )
+@pytest.mark.timeout(900)
+def test_what_stands_on_a_drained_node_is_started_elsewhere_and_nothing_goes_unanswered(
+    ray_session: RaySession,
+) -> None:
+    cluster = ray_session
+    first = free_ports(20)
+    # Nobody answers in place of its only worker, but one that is started for so long.
+    alone = {"alone": {"shards": 1, "replicas": 1}}
 
-    def told() -> dict[str, dict[str, Any]]:
+    def written(**collections: Any) -> Path:
+        return cluster.joining(
+            "spread",
+            collections={**alone, **collections},
+            coarse={"num_cpus": 0.25},
+            query={"count": 2, "port": first},
+            ingest={"count": 2, "port": first + 10},
+            timeouts={"drain_s": 5, "ready_s": 200},
+        )
+
+    def ran(*command: str) -> Ran:
+        done = cluster.run(*command, file=file)
+        assert done.code == 0, done.err
+        return done
+
+    def nodes() -> dict[str, str]:
+        """Of each member."""
         shown = cluster.run("status", "--json", file=file).json
-        return {one["name"]: one for one in shown["members"]}
+        return {one["name"]: one["node"] for one in shown["members"]}
 
-    ours = {one.node for one in members(cluster).values()}
-    with cluster.node(num_cpus=4):
-        ran = cluster.run("up", file=file)
-        assert ran.code == 0, ran.err
-        before = told()
-        for shard in (0, 1):
-            nodes = [one["node"] for one in before.values() if one["shard"] == shard]
-            assert len(nodes) == len(set(nodes)) == 2
-        # Front ends may stand on either; a node that this test started is the one that is drained.
-        node = next(one["node"] for one in before.values() if one["node"] not in ours)
-        there = {name for name, one in before.items() if one["node"] == node}
-        ran = cluster.run("drain", node, "--force", file=file)
-        assert ran.code == 0, ran.err
-        assert set(told()) == set(before) - there
-        # Where it was, while that is there.
-        ran = cluster.run("up", "--json", file=file)
-        assert ran.code == 0, ran.err
-        assert set(ran.json["changes"]["started"]) == there
-        until(lambda: there == {n for n, one in told().items() if one["node"] == node})
-    # The node is gone: everything on the one that is left.
-    ran = cluster.run("up", file=file)
-    assert ran.code == 0, ran.err
-    until(lambda: set(told()) == set(before))
-    assert node not in {one["node"] for one in told().values()}
-    ran = cluster.run("down", "--keep-data", file=file)
-    assert ran.code == 0, ran.err
+    file = written()
+    ran("up")
+    home = nodes()["alone/1-0.0"]
+    refused = cluster.run("drain", home, file=file)
+    assert "nothing was drained, since alone/1-0.0 has no room on another node" in refused.err
+    assert "1 x 0.25 CPU asked for, other nodes have free: none is there" in refused.err
+    with ExitStack() as stack:
+        stack.enter_context(cluster.node(num_cpus=4))
+        file = written(docs={"shards": 1, "replicas": 2})
+        ran("up")
+        before = nodes()
+        assert before["docs/1-0.0"] != before["docs/1-0.1"]
+        with NestvecClient(f"127.0.0.1:{first + 10}", timeout_s=30) as client:
+            for collection in ("docs", "alone"):
+                client.index(collection, DEPLOYED[:20])
+        wrong = stack.enter_context(load_on_either(first, ("docs", "alone")))
+        done = ran("drain", home)
+        there = sorted(name for name in before if before[name] == home)
+        assert f"moved {', '.join(there)} to other nodes" in done.out
+        assert "starting alone/1-0.1 beside alone/1-0.0" in done.err
+        after = nodes()
+        assert set(after) == set(before)
+        assert home not in after.values()
+        # The file and what runs agree: nothing goes back, and the one that was added is gone.
+        assert ran("up", "--json").json["changes"]["unchanged"] is True
+        assert wrong == []
+    # The node is gone, and Ray was told to keep away from the other one.
+    ran("up")
+    until(lambda: nodes() == dict.fromkeys(before, home))
+    ran("down", "--keep-data")
+
+
+@contextmanager
+def load_on_either(port: int, collections: Sequence[str]) -> Iterator[list[str]]:
+    """As `load`, at two front ends of which one may be on its way, in several collections. Each
+    time over a new connection: one that was refused is not tried again for seconds.
+    """
+
+    def ask(number: int) -> None:
+        n = number % 20
+        for collection in collections:
+            answers = []
+            for at in (port, port + 1):
+                with (
+                    suppress(WorkerUnavailable),
+                    NestvecClient(f"127.0.0.1:{at}", timeout_s=10) as client,
+                ):
+                    answers.append(client.search(collection, _TEXTS[n], k=3, min_coverage=1.0))
+            assert answers, f"nobody answered in {collection}"
+            for one in answers:
+                assert one.hits[0].id == f"d{n}", f"hit {one.hits[0].id} for text {n}"
+
+    with repeated(ask) as wrong:
+        yield wrong
 
 
 def test_a_changed_number_of_shards_is_pointed_to_reshard(cluster: RaySession) -> None:

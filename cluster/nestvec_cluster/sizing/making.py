@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nestvec.adapters.models.known import find_known, known_models
 from nestvec.client import CollectionDescription
-from nestvec.config import Settings
+from nestvec.config import Settings, read_yaml
 from nestvec.core.codec import VectorDtype
 from nestvec.core.codes import CoarseCode
 from nestvec.core.collection import Collection
@@ -102,12 +100,7 @@ def from_values(path: Path) -> dict[str, int]:
     """Numbers of processes that a file of values for the chart gives: of Plan's names, and
     `store_replicas`. Raises ConfigError.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: is no YAML ({error})") from None
+    values = read_yaml(path) or {}
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: expected keys and values, as helm/nestvec/values.yaml has them")
     layouts = _at(values, "coarse", "layouts")

@@ -14,7 +14,10 @@ from redis.credentials import CredentialProvider
 
 from nestvec.adapters.redis_acl import StoreRole
 from nestvec.core.errors import ConfigError
+from nestvec.security.files import read_secret
 
+# What messages call it.
+STORE_PASSWORD = "the store's password"
 Address = tuple[str, int]
 
 _URL = re.compile(
@@ -133,7 +136,7 @@ class FileCredentials(CredentialProvider):
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         """Raises ConfigError."""
-        password = _read_secret(self._password_file)
+        password = read_secret(self._password_file, STORE_PASSWORD)
         return (self._user, password) if self._user else (password,)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
@@ -250,7 +253,7 @@ def _credentials(whose: str, user: str, password_file: Path | None) -> dict[str,
                 f"store.{whose}user is set without store.{whose}password_file; give both"
             )
         return {}
-    _read_secret(password_file)
+    read_secret(password_file, STORE_PASSWORD)
     return {"credential_provider": FileCredentials(user, password_file)}
 
 
@@ -266,15 +269,3 @@ def _tls_options(tls: TlsSettings) -> dict[str, Any]:
         "ssl_check_hostname": tls.check_hostname,
         "ssl_cert_reqs": "required",
     }
-
-
-def _read_secret(path: Path) -> str:
-    """What the file says, without the newline that editors end it with."""
-    try:
-        secret = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"the password file {path} cannot be read ({reason})") from None
-    if not secret:
-        raise ConfigError(f"the password file {path} is empty")
-    return secret

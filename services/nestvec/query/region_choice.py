@@ -110,7 +110,9 @@ def _sufficient(here: Heard | None) -> bool:
 class ReplicatedChoice:
     """here: this region's name. behind: those of the others that this one is further behind than
     `within_s`, or not known to be that near to. own: the caller has a watermark, for which this
-    region alone waits: others answer beside it, and in its place only where it fails.
+    region alone waits: others answer beside it, and in its place only where it fails. Then the
+    nearest is asked, and all others at once that have what may be missing in its answer: nobody
+    there can make up for the watermark, and most of the time is gone.
     """
 
     here: str
@@ -135,6 +137,9 @@ class ReplicatedChoice:
         """See Choice."""
         if not now.settled or now.waiting or not self.lacking(now):
             return ()
+        if self._unpromised(now) and now.asked:
+            missing = self._missing(now)
+            return [name for name in self.others if name in missing and name not in now.asked]
         return self._next(now)
 
     def enough(self, now: Progress) -> bool:
@@ -145,8 +150,14 @@ class ReplicatedChoice:
         """The regions of which something may be missing in what was heard so far: all where nobody
         has answered whole.
         """
-        if self.own and (now.here is None or not now.here.complete):
-            return [self.here]
+        return [self.here] if self._unpromised(now) else self._missing(now)
+
+    def _unpromised(self, now: Progress) -> bool:
+        """Whether there is a watermark, and this region has not answered whole: nobody else can."""
+        return self.own and (now.here is None or not now.here.complete)
+
+    def _missing(self, now: Progress) -> list[str]:
+        """As `lacking`, without regard to a watermark."""
         complete = {name for name, one in now.heard.items() if one.complete}
         for name in complete:
             age_s = now.heard[name].staleness_s

@@ -77,9 +77,10 @@ class Forwarder:
 
         async def stream(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             entered: Entered | None = None
+            refused: list[NestvecError] = []
             try:
                 entered = gate.enter(context)
-                requests = await gate.checked(entered, requests)
+                requests = await gate.checked(entered, requests, refused)
                 with _Passing(spans, context, entered) as passing:
                     channel: Any = self._channel()
                     call = channel.stream_stream(path)(
@@ -89,7 +90,7 @@ class Forwarder:
                     async for response in _answers(lasting):
                         yield response
             except (grpc.aio.AioRpcError, NestvecError) as error:
-                await _end(context, path, error)
+                await _end(context, path, refused[0] if refused else error)
             finally:
                 gate.leave(entered)
 
@@ -163,9 +164,11 @@ class _Gate:
         return shown
 
     async def checked(
-        self, entered: Entered | None, requests: AsyncIterator[bytes]
+        self, entered: Entered | None, requests: AsyncIterator[bytes], refused: list[NestvecError]
     ) -> AsyncIterator[bytes]:
-        """A stream's messages, once the first one may be passed on."""
+        """A stream's messages, once the first one may be passed on. refused: gets what a later one
+        is refused with: gRPC hangs up then, and tells nobody why.
+        """
         if entered is None:
             return requests
         entered.lasts()
@@ -173,7 +176,7 @@ class _Gate:
             self._require(entered, first)
             # The caller may have taken its time.
             entered.require_current()
-            return _followed_by(first, requests)
+            return _followed_by(first, requests, entered, refused)
         return requests
 
     def _require(self, entered: Entered, data: bytes) -> None:
@@ -187,9 +190,16 @@ def _reader(kind: Descriptor) -> Callable[[bytes], Any]:
     return careful(GetMessageClass(kind).FromString)
 
 
-async def _followed_by(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _followed_by(
+    first: bytes, rest: AsyncIterator[bytes], entered: Entered, refused: list[NestvecError]
+) -> AsyncIterator[bytes]:
     yield first
     async for one in rest:
+        try:
+            entered.require_current()
+        except NestvecError as error:
+            refused.append(error)
+            raise
         yield one
 
 

@@ -126,6 +126,16 @@ def read_file(path: Path, what: str) -> bytes:
     return data
 
 
+def read_secret(path: Path, what: str) -> str:
+    """A file's text, without the newline that editors end it with. Raises ConfigError, which names
+    the file and never quotes it.
+    """
+    try:
+        return read_file(path, what).decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{what}: {path} is not UTF-8 text") from None
+
+
 class TokenFile:
     """A token to show to others; the file may be replaced at any time."""
 

@@ -61,7 +61,7 @@ class Revoked:
         """Another one when the files have changed."""
         value, version = self._files.value, self._files.version
         if version != self._seen:
-            self._seen, self._ends_s = version, _end_s(value.lists or ())
+            self._seen, self._ends_s = version, _first_end_s(value.lists or ())
         if self._clock() >= self._ends_s:
             self._ends_s = math.inf
             CREDENTIAL_FAILURES.inc()
@@ -94,7 +94,7 @@ class Revoked:
                     raise _revoked(name)
             if self._strict:
                 # Of several of one authority the newest says how long.
-                ends_s = min(ends_s, max(_end_s((one,)) for one in found))
+                ends_s = min(ends_s, max(map(_end_s, found)))
         if self._clock() >= ends_s:
             raise Unauthenticated(
                 f"the certificate of {name} cannot be checked: the revocation list of its issuer "
@@ -176,10 +176,30 @@ def _is_of(found: x509.CertificateRevocationList, issuer: x509.Certificate) -> b
         return False
 
 
-def _end_s(lists: Sequence[x509.CertificateRevocationList]) -> float:
-    """When the first one ends. One that does not say so lasts until it is replaced."""
-    ends = (one.next_update_utc for one in lists)
-    return min((end.timestamp() for end in ends if end is not None), default=math.inf)
+def _first_end_s(lists: Sequence[x509.CertificateRevocationList]) -> float:
+    """When the first authority is without a list that has not ended."""
+    ends: dict[tuple[x509.Name, bytes | None], float] = {}
+    for one in lists:
+        authority = one.issuer, _key_of(one)
+        ends[authority] = max(_end_s(one), ends.get(authority, -math.inf))
+    return min(ends.values(), default=math.inf)
+
+
+def _key_of(one: x509.CertificateRevocationList) -> bytes | None:
+    """Which key of its authority has signed a list, where it says so: authorities keep their names
+    when they change keys. Source: RFC 5280, 5.2.1.
+    """
+    try:
+        found = one.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return None
+    return found.value.key_identifier
+
+
+def _end_s(one: x509.CertificateRevocationList) -> float:
+    """One that does not say when it ends lasts until it is replaced."""
+    end = one.next_update_utc
+    return math.inf if end is None else end.timestamp()
 
 
 def _revoked(name: str) -> Unauthenticated:

@@ -7,7 +7,9 @@ import os
 import re
 import socket
 import threading
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -15,7 +17,7 @@ import grpc
 
 import nestvec
 from nestvec.core.errors import ConfigError
-from nestvec.security.files import read_file
+from nestvec.security.files import Reloaded, ReloadedFiles, Standing
 from nestvec.telemetry import tracing
 from nestvec.telemetry.logs import logger
 from nestvec.telemetry.sampling import Sampler
@@ -94,8 +96,8 @@ def _tracer(section: TracesSection, role: str, instance: str, region: str) -> Co
         ) from None
     collector = Collector(
         address=urlsplit(section.endpoint or "").netloc,
-        credentials=_credentials(section.tls) if section.secure else None,
-        headers=read_headers(section),
+        credentials=_credentials(section),
+        headers=headers_of(section),
         every_s=section.every_s,
         timeout_s=section.timeout_s,
         queue_spans=section.queue_spans,
@@ -112,40 +114,56 @@ def _tracer(section: TracesSection, role: str, instance: str, region: str) -> Co
     return CollectorTracer(sampler, collector, resource)
 
 
-def _credentials(section: CollectorTlsSection | None) -> grpc.ChannelCredentials:
-    """Raises ConfigError."""
-    if section is None:
-        return grpc.ssl_channel_credentials()
-    files, what = (section.ca_file, section.key_file, section.cert_file), "telemetry.traces.tls"
-    return grpc.ssl_channel_credentials(
-        *(None if one is None else read_file(one, what) for one in files)
-    )
+def _credentials(section: TracesSection) -> Reloaded[grpc.ChannelCredentials | None]:
+    """Made again when a file changes. Raises ConfigError."""
+    tls = section.tls or CollectorTlsSection()
+    in_order = (tls.ca_file, tls.key_file, tls.cert_file)
+    paths = [one for one in in_order if one is not None]
+    if not section.secure or not paths:
+        return Standing(grpc.ssl_channel_credentials() if section.secure else None)
+
+    def read(contents: Sequence[bytes]) -> grpc.ChannelCredentials:
+        found = dict(zip(paths, contents, strict=True))
+        return grpc.ssl_channel_credentials(
+            *(None if one is None else found[one] for one in in_order)
+        )
+
+    return ReloadedFiles("telemetry.traces.tls", paths, read)
 
 
 # --- headers --------------------------------------------------------------------------------------
 
 
-def read_headers(section: TracesSection) -> list[tuple[str, str]]:
-    """For the collector. Raises ConfigError, which names where they are from and quotes none."""
-    if section.headers_file is not None:
-        where = str(section.headers_file)
-        data = read_file(section.headers_file, _HEADERS).decode("utf-8", errors="replace")
-        lines = [line.strip() for line in data.splitlines()]
-        pairs = [line.partition(":") for line in lines if line and not line.startswith("#")]
-    else:
-        variable = section.headers_env or next(filter(os.environ.get, _VARIABLES), None)
-        if variable is None:
-            return []
-        where = f"the variable {variable}"
-        data = os.environ.get(variable, "")
-        if not data.strip():
-            raise ConfigError(f"{_HEADERS}: {where} is not set, or is empty")
-        try:
-            section.require_private()
-        except ValueError as error:
-            raise ConfigError(f"{_HEADERS}, in {where}: {error}") from None
-        split = [one.partition("=") for one in data.split(",") if one.strip()]
-        pairs = [(name, mark, unquote(value)) for name, mark, value in split]
+def headers_of(section: TracesSection) -> Reloaded[Sequence[tuple[str, str]]]:
+    """For the collector; those of a file are read again when it changes. Raises ConfigError, which
+    names where they are from and quotes none.
+    """
+    file = section.headers_file
+    if file is None:
+        return Standing(_in_variable(section))
+    return ReloadedFiles(_HEADERS, (file,), lambda contents: _in_file(contents[0], file))
+
+
+def _in_file(data: bytes, path: Path) -> list[tuple[str, str]]:
+    lines = [line.strip() for line in data.decode("utf-8", errors="replace").splitlines()]
+    pairs = [line.partition(":") for line in lines if line and not line.startswith("#")]
+    return [_header(number, *pair, str(path)) for number, pair in enumerate(pairs, 1)]
+
+
+def _in_variable(section: TracesSection) -> list[tuple[str, str]]:
+    variable = section.headers_env or next(filter(os.environ.get, _VARIABLES), None)
+    if variable is None:
+        return []
+    where = f"the variable {variable}"
+    data = os.environ.get(variable, "")
+    if not data.strip():
+        raise ConfigError(f"{_HEADERS}: {where} is not set, or is empty")
+    try:
+        section.require_private()
+    except ValueError as error:
+        raise ConfigError(f"{_HEADERS}, in {where}: {error}") from None
+    split = [one.partition("=") for one in data.split(",") if one.strip()]
+    pairs = [(name, mark, unquote(value)) for name, mark, value in split]
     return [_header(number, *pair, where) for number, pair in enumerate(pairs, 1)]
 
 

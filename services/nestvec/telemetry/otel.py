@@ -32,6 +32,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 from opentelemetry.trace.status import Status, StatusCode
 
 import nestvec
+from nestvec.security.files import Reloaded
 from nestvec.telemetry import metrics
 from nestvec.telemetry.logs import logger
 from nestvec.telemetry.sampling import Sampler
@@ -56,16 +57,26 @@ _log = logger()
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """Where spans go. address: host:port. credentials: None for a plain way. headers: secrets.
-    every_s: between two sendings. timeout_s: of one. queue_spans: that wait at most.
+    """Where spans go. address: host:port. credentials: None for a plain way. headers: secrets; both
+    as they stand at any time. every_s: between two sendings. timeout_s: of one. queue_spans: that
+    wait at most.
     """
 
     address: str
-    credentials: grpc.ChannelCredentials | None
-    headers: Sequence[tuple[str, str]]
+    credentials: Reloaded[grpc.ChannelCredentials | None]
+    headers: Reloaded[Sequence[tuple[str, str]]]
     every_s: float
     timeout_s: float
     queue_spans: int
+
+    def versions(self) -> tuple[int, int]:
+        """Other ones when credentials or headers have changed."""
+        found = []
+        for one in (self.credentials, self.headers):
+            # Asking for the value has the files looked at.
+            _ = one.value
+            found.append(one.version)
+        return found[0], found[1]
 
 
 class CollectorTracer:
@@ -190,19 +201,39 @@ class _Sending(SpanExporter):
 
     def __init__(self, collector: Collector) -> None:
         self._address = collector.address
-        self._exporter = OTLPSpanExporter(
-            # Without a scheme the library goes by what it is told beside.
-            endpoint=collector.address,
-            insecure=collector.credentials is None,
-            credentials=collector.credentials,
-            headers=tuple(collector.headers) or None,
-            timeout=collector.timeout_s,
-        )
+        self._collector = collector
+        self._versions = collector.versions()
+        self._exporter = self._opened()
         self._room = collector.queue_spans
         # Calls end on the event loop, and are sent by a thread.
         self._lock = threading.Lock()
         self._works = True
         self._given_up = False
+
+    def _opened(self) -> OTLPSpanExporter:
+        collector = self._collector
+        credentials = collector.credentials.value
+        return OTLPSpanExporter(
+            # Without a scheme the library goes by what it is told beside.
+            endpoint=collector.address,
+            insecure=credentials is None,
+            credentials=credentials,
+            headers=tuple(collector.headers.value) or None,
+            timeout=collector.timeout_s,
+        )
+
+    def _renew(self) -> None:
+        """The library keeps what it was given: once that has changed another one sends."""
+        versions = self._collector.versions()
+        if versions == self._versions:
+            return
+        fresh, self._versions = self._opened(), versions
+        with self._lock:
+            old, self._exporter = self._exporter, fresh
+            given_up = self._given_up
+        old.shutdown()
+        if given_up:
+            fresh.shutdown()
 
     def has_room(self) -> bool:
         """Whether one more span may wait; then it counts until it is being sent."""
@@ -218,6 +249,7 @@ class _Sending(SpanExporter):
             self._room += len(spans)
         why = "the collector did not take them"
         try:
+            self._renew()
             result = self._exporter.export(spans)
         except Exception as error:  # noqa: BLE001  whatever it was, the thread must go on
             result, why = SpanExportResult.FAILURE, type(error).__name__
@@ -233,8 +265,10 @@ class _Sending(SpanExporter):
 
     def give_up(self) -> None:
         """End what is being sent; nothing more will be."""
-        self._given_up = True
-        self._exporter.shutdown()
+        with self._lock:
+            self._given_up = True
+            exporter = self._exporter
+        exporter.shutdown()
 
     def shutdown(self) -> None:
         """See SpanExporter."""

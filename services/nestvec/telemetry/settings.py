@@ -27,7 +27,7 @@ class _Section(BaseModel):
 
 
 class CollectorTlsSection(_Section):
-    """Of an https:// endpoint. The files are read at start."""
+    """Of an https:// endpoint. The files are read again when they change."""
 
     ca_file: Path | None = Field(
         None,
@@ -73,7 +73,7 @@ class TracesSection(_Section):
     )
     headers_file: Path | None = Field(
         None,
-        description="Metadata for the collector, one `name: value` a line; read at start.",
+        description="Metadata for the collector, one `name: value` a line. Read again on change.",
     )
     headers_env: str | None = Field(
         None, min_length=1, description="The variable that holds them, as name=value,name=value."

@@ -124,3 +124,26 @@ def test_with_a_watermark_no_other_region_answers_in_place_of_this_one() -> None
     assert choice.more(progress(None)) == ["us"]
     assert choice.lacking(progress(None, us=GOOD)) == ["eu"]
     assert choice.lacking(progress(PARTLY, us=GOOD)) == ["eu"]
+
+
+def test_where_this_region_failed_a_watermark_no_whole_copy_has_others_asked_after_it() -> None:
+    choice = ReplicatedChoice("eu", (*OTHERS, "sa"), (), 30.0, own=True)
+    assert choice.more(progress(None)) == ["us"]
+    assert not choice.more(progress(None, us=GOOD)), "nobody else can make up for the watermark"
+    assert not choice.more(progress(PARTLY, us=GOOD))
+    # What may be missing in its answer is asked for at once, wherever it is.
+    unknown = Heard(WHOLE, staleness_s=None)
+    assert choice.more(progress(None, us=unknown)) == ["ap", "sa"]
+    assert choice.more(progress(PARTLY, us=Heard(HALF, staleness_s=0.0))) == ["ap", "sa"]
+    assert choice.more(progress(None, asked=["us"])) == ["ap", "sa"], "it could not be asked"
+    assert not choice.more(progress(None, waiting=["ap"], us=unknown))
+    assert not choice.more(progress(None, us=unknown, ap=unknown, sa=unknown))
+    assert choice.lacking(progress(None, us=unknown, ap=unknown, sa=unknown)) == ["eu"]
+
+
+def test_a_region_that_was_asked_beside_this_one_is_not_asked_again() -> None:
+    choice = ReplicatedChoice("eu", (*OTHERS, "sa"), ("ap",), 30.0, own=True)
+    assert choice.at_once() == ["ap"]
+    assert not choice.more(progress(None, waiting=["ap"]))
+    assert choice.more(progress(None, asked=["ap"])) == ["us", "sa"]
+    assert not choice.more(progress(None, ap=GOOD))

@@ -26,6 +26,7 @@ from nestvec.core.errors import (
 from nestvec.core.hedging import HedgeBudget
 from nestvec.core.ports import PrefixAnswer, RegionQuery
 from nestvec.core.regions import RegionPolicy, RegionState, Sharing
+from nestvec.core.watermark import Watermark
 from nestvec.ingest.batch import Item
 from nestvec.query.answer import Answer
 from nestvec.query.other_regions import RegionRules
@@ -602,6 +603,27 @@ async def test_a_slow_copy_is_hedged_and_the_first_whole_answer_wins(
     eu.near["us"].faults.before["search"] = [hanging]
     again = await eu.ask("text number 3", k=5)
     assert states(again)["eu"] is ANSWERED
+
+
+async def test_in_place_of_a_failed_watermark_those_that_can_help_are_asked_at_once() -> None:
+    names = (*NAMES, "sa")
+    async with open_regions(Sharing.REPLICATED, names, wrap_shard=FaultyShard) as copies:
+        for one in copies.values():
+            await one.add(*(Item(document, version=1) for document in documents("all")))
+        eu = copies["eu"]
+        (shard,) = eu.rooms.shards
+        assert isinstance(shard, FaultyShard)
+        shard.faults.always("search", raising(WorkerUnavailable("down")))
+        asking: dict[str, Any] = {"k": 5, "watermark": Watermark(1)}
+        answer = await eu.ask("text number 3", **asking)
+        assert asked(eu) == {"us": 1, "ap": 0, "sa": 0}, "a whole copy, and a fresh one"
+        assert kinds(answer) == [DegradationKind.REGION_MISSING, DegradationKind.REGION_STALE]
+        # Nearer ones are out of reach, and silent: the one behind them is asked all the same.
+        eu.near["us"].said = "it is gone"
+        eu.near["ap"].faults.before["search"] = [hanging]
+        answer = await eu.ask("text number 3", timeout_s=SHORT_S, **asking)
+        assert asked(eu) == {"us": 1, "ap": 1, "sa": 1}
+        assert {hit.region for hit in answer.hits} == {"sa"}
 
 
 async def test_hedges_stay_within_their_budget(copies: dict[str, RegionRooms]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from nestvec.core.errors import ConfigError
 from nestvec.security import files as module
-from nestvec.security.files import ReloadedFiles, TokenFile
+from nestvec.security.files import ReloadedFiles, TokenFile, read_secret
 from tests.support.rooms import SpyLog
 
 
@@ -90,3 +90,22 @@ def test_what_is_no_token_is_refused_without_being_quoted(tmp_path: Path, conten
     with pytest.raises(ConfigError) as refused:
         TokenFile(path)
     assert content not in str(refused.value)
+
+
+def test_a_secret_is_a_files_text_without_the_newline_that_editors_add(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    for data, secret in ((b"open sesame\n", "open sesame"), (b" spaced \r\n", " spaced ")):
+        file.write_bytes(data)
+        assert read_secret(file, "the word") == secret
+    for data, said in (
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"sesam\xe9", "is not UTF-8"),
+        (b"a" * (1 << 20) + b"\n", "has more than 1,048,576 bytes"),
+    ):
+        file.write_bytes(data)
+        with pytest.raises(ConfigError, match=f"the word: {file} {said}") as caught:
+            read_secret(file, "the word")
+        assert "sesam" not in str(caught.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_secret(tmp_path / "none", "the word")

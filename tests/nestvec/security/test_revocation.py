@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from nestvec.core.errors import ConfigError, Unauthenticated
 from nestvec.security import revocation as module
@@ -136,6 +142,46 @@ def test_a_list_that_has_ended_goes_on_to_be_used_and_is_told_of(
         assert desk.refusal(kept) == ""
         assert "is revoked" in desk.refusal(lost)
     assert len(log.named("credentials.revocations_ended")) == 1
+
+
+def a_list(name: str, key: ec.EllipticCurvePrivateKey, hours: float) -> bytes:
+    """Of an authority of that name, signed with one of its keys; ends so many hours from now."""
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .last_update(now - datetime.timedelta(days=1))
+        .next_update(now + datetime.timedelta(hours=hours))
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
+        )
+    )
+    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def test_a_list_that_ends_beside_a_newer_one_of_its_authority_is_no_alarm(
+    tmp_path: Path, log: SpyLog
+) -> None:
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    file = tmp_path / "lists.crl"
+    now_s = time.time()
+
+    def alarms(after_hours: float, *lists: bytes) -> int:
+        file.write_bytes(b"".join(lists))
+        log.lines.clear()
+        revoked = Revoked(
+            reloaded_revocations(file, None), clock=lambda: now_s + 3600 * after_hours
+        )
+        assert revoked.version == revoked.version == 1
+        return len(log.named("credentials.revocations_ended"))
+
+    old, new = a_list("one", keys[0], 1.0), a_list("one", keys[0], 9.0)
+    for both in ((old, new), (new, old)):
+        assert alarms(2.0, *both) == 0
+        assert alarms(10.0, *both) == 1
+    # Another one's, also another key's of the same name, makes nothing good.
+    assert alarms(2.0, old, a_list("two", keys[1], 9.0)) == 1
+    assert alarms(2.0, old, a_list("one", keys[1], 9.0)) == 1
 
 
 def test_a_strict_server_lets_nobody_in_by_a_list_that_has_ended(authority: Authority) -> None:

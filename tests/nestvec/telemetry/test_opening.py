@@ -13,7 +13,7 @@ import pytest
 from nestvec.config import Settings, load_settings
 from nestvec.core.errors import ConfigError
 from nestvec.telemetry import tracing
-from nestvec.telemetry.opening import open_tracing, read_headers
+from nestvec.telemetry.opening import headers_of, open_tracing
 from nestvec.telemetry.settings import TracesSection
 
 SECRET = "Bearer tell-nobody"
@@ -76,17 +76,17 @@ def test_headers_come_from_a_file_or_a_variable(
     file.write_text(f"# of the collector\nAuthorization: {SECRET}\n\nx-team: a:b\n")
     given = {"endpoint": "https://collector"}
     from_file = section(**given, headers_file=str(file))
-    assert read_headers(from_file) == [("authorization", SECRET), ("x-team", "a:b")]
+    assert headers_of(from_file).value == [("authorization", SECRET), ("x-team", "a:b")]
     monkeypatch.setenv("COLLECTOR", "Authorization=Bearer%20tell-nobody,x-team=a=b")
     from_variable = section(**given, headers_env="COLLECTOR")
-    assert read_headers(from_variable) == [("authorization", SECRET), ("x-team", "a=b")]
+    assert headers_of(from_variable).value == [("authorization", SECRET), ("x-team", "a=b")]
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", raising=False)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-team=c")
-    assert read_headers(section(**given)) == [("x-team", "c")]
+    assert headers_of(section(**given)).value == [("x-team", "c")]
     with pytest.raises(ConfigError, match="headers are secrets"):
-        read_headers(section(endpoint="http://collector"))
+        headers_of(section(endpoint="http://collector"))
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_HEADERS")
-    assert read_headers(section(**given)) == []
+    assert headers_of(section(**given)).value == []
 
 
 @pytest.mark.parametrize(
@@ -96,15 +96,15 @@ def test_headers_that_are_none_are_refused_and_not_quoted(tmp_path: Path, conten
     file = tmp_path / "headers"
     file.write_text(content)
     with pytest.raises(ConfigError, match=r"number 1 in .*headers is no name and value") as raised:
-        read_headers(section(endpoint="https://collector", headers_file=str(file)))
+        headers_of(section(endpoint="https://collector", headers_file=str(file)))
     assert "tell-nobody" not in str(raised.value)
 
 
 def test_headers_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the variable NOWHERE_SET is not set"):
-        read_headers(section(endpoint="https://collector", headers_env="NOWHERE_SET"))
+        headers_of(section(endpoint="https://collector", headers_env="NOWHERE_SET"))
     with pytest.raises(ConfigError, match="nowhere cannot be read"):
-        read_headers(section(endpoint="https://c", headers_file=str(tmp_path / "nowhere")))
+        headers_of(section(endpoint="https://c", headers_file=str(tmp_path / "nowhere")))
 
 
 def test_settings_that_are_shown_hold_no_header(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,42 @@ def test_with_tls_the_collector_is_checked_and_may_check_back(tmp_path: Path) ->
         assert [one.name for one in collector.spans()] == ["trusts-True"]
 
 
+def test_files_that_change_are_used_from_the_next_sending_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
+    authority, other = Authority(tmp_path / "a"), Authority(tmp_path / "b")
+    certificate, key = authority.sign("collector")
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    ca, headers = tmp_path / "ca.crt", tmp_path / "headers"
+    ca.write_bytes(other.file.read_bytes())
+    headers.write_text("authorization: Bearer old\n")
+    with a_collector(credentials) as collector:
+        wanted = traces_to(
+            "",
+            endpoint=f"https://{collector.address}",
+            tls={"ca_file": str(ca)},
+            headers_file=str(headers),
+            timeout_s=2.0,
+        )
+        with tracing_on(wanted) as tracer:
+
+            def sent(name: str) -> str:
+                begun(tracer, name).end()
+                tracer.flush()
+                return str(collector.headers.get("authorization"))
+
+            assert sent("not trusted") == "None"
+            ca.write_bytes(authority.file.read_bytes())
+            assert sent("trusted") == "Bearer old"
+            headers.write_text("authorization: Bearer new\n")
+            assert sent("renewed") == "Bearer new"
+            # What is no header is logged, and what stood before goes on.
+            headers.write_text("half of a li")
+            assert sent("as before") == "Bearer new"
+        assert [one.name for one in collector.spans()] == ["trusted", "renewed", "as before"]
+
+
 # --- a collector that is away, or slow ------------------------------------------------------------
 
 

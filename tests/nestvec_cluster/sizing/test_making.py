@@ -90,7 +90,7 @@ def test_the_charts_values_give_numbers_of_processes(tmp_path: Path) -> None:
         ("- a list", "expected keys and values"),
         ("query: {replicas: many}", "front_ends is 'many', expected a whole number"),
         ("query: {replicas: true}", "front_ends is True"),
-        ("{", "is no YAML"),
+        ("{", "is not YAML"),
     ],
 )
 def test_values_that_say_nothing_are_refused(tmp_path: Path, text: str, says: str) -> None:
