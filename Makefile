@@ -21,6 +21,9 @@ TEST_READY := $(VENV)/.installed-test
 NEEDS := nestvec needs Python 3.11 or newer; $(PYTHON)
 REMEDY := make PYTHON=/path/to/python3.11
 
+# Compiled once, whatever the shell says: else each of the tests' hundreds of processes compiles all
+# that it imports, which takes longer than what it is started for.
+export PYTHONDONTWRITEBYTECODE :=
 # Small products spread over threads wait for the slowest one; the servers set the same.
 export OPENBLAS_NUM_THREADS := 1
 export RAY_USAGE_STATS_ENABLED := 0

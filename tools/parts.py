@@ -1,11 +1,12 @@
-"""Run the tests in parts at once: much of each is waiting for processes and for what is late.
+"""Run the tests in parts, three at once: much of each is waiting for processes and what is late.
 
     python tools/parts.py [arguments of pytest]
 
-The first part's output is shown as it comes, that of the others when it has ended. Whatever starts
-a Ray is in the last: two of them at once would take each other's time. What runs torch is in one
-part too: loading it takes ten seconds. The code is that of the first part that failed; one in which
-nothing was selected has not failed.
+The first part's output is shown as it comes, that of the others when all have ended. Whatever
+starts a Ray is in one part: two of them at once would take each other's time. It is a part of its
+own, since a cluster that is up takes a third of a core until the part ends. What runs torch is in
+one part too: loading it takes ten seconds. The code is that of the first part that failed; one in
+which nothing was selected has not failed.
 """
 
 from __future__ import annotations
@@ -13,39 +14,49 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# A folder that nobody names here is in the first part.
-OTHERS = (
-    (
-        "tests/contract",
-        "tests/examples",
-        "tests/helm",
-        "tests/integration",
-        "tests/nestvec/adapters",
-        "tests/nestvec/encoder",
-        "tests/nestvec/cross",
-    ),
-    ("tests/fault", "tests/nestvec_cluster"),
+AT_ONCE = 3
+# What nobody names here is in the first part, which begins before these.
+TORCH = (
+    "tests/contract",
+    "tests/examples",
+    "tests/helm",
+    "tests/integration",
+    "tests/nestvec/adapters",
+    "tests/nestvec/cross",
+    "tests/nestvec/encoder",
+    "tests/nestvec/training",
 )
+CLUSTER = ("tests/fault", "tests/nestvec_cluster")
+_STARTS_RAY = "pytest.mark.ray"
 NOTHING_SELECTED = 5
 
 
 def parts() -> list[list[str]]:
-    """Folders and files of each."""
-    named = {one for part in OTHERS for one in part}
-    there = sorted(_tests("tests") + _tests("tests/nestvec"))
-    first = [one for one in there if one not in named and one != "tests/nestvec"]
-    return [first, *([one for one in part if one in there] for part in OTHERS)]
+    """What each gives pytest, in the order in which they begin. A folder of one is without what
+    another one names of it.
+    """
+    ray = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if _STARTS_RAY in path.read_text(encoding="utf-8")
+    ]
+    every = (["tests"], TORCH, ray, CLUSTER)
+    named = [one for part in every for one in part]
+    return [[*part, *_without(part, named)] for part in every]
 
 
-def _tests(folder: str) -> list[str]:
+def _without(part: Sequence[str], named: Sequence[str]) -> list[str]:
+    """Leaves out what lies in a folder of this part and is named elsewhere."""
     return [
-        str(one.relative_to(ROOT))
-        for one in (ROOT / folder).iterdir()
-        if one.match("test_*.py") or (one.is_dir() and any(one.rglob("test_*.py")))
+        f"--ignore={one}"
+        for one in named
+        if one not in part and any(one.startswith(f"{folder}/") for folder in part)
     ]
 
 
@@ -55,31 +66,35 @@ def main(arguments: list[str]) -> int:
     if any(one.startswith("tests") for one in arguments):
         # Whoever names files wants those.
         return subprocess.call([*pytest, *arguments], cwd=ROOT)
-    first, *others = parts()
+    waiting = [[*pytest, *part, *arguments] for part in parts()]
+    begun: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
-        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in others]
-        beside = []
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in waiting[1:]]
         try:
-            for part, output in zip(others, outputs, strict=True):
-                command = [*pytest, *part, *arguments]
-                beside.append(
-                    subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-                )
-            codes = [subprocess.call([*pytest, *first, *arguments], cwd=ROOT)]
-            codes += [one.wait() for one in beside]
-        except BaseException:
-            # It stops what it started.
-            for one in beside:
+            while waiting or _running(begun):
+                if waiting and len(_running(begun)) < AT_ONCE:
+                    output = outputs[len(begun) - 1] if begun else None
+                    command = waiting.pop(0)
+                    begun.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output))
+                else:
+                    time.sleep(0.2)
+        finally:
+            # Nothing, unless this was told to stop.
+            for one in _running(begun):
                 one.terminate()
-            for one in beside:
+            for one in begun:
                 one.wait()
-            raise
         for output in outputs:
             output.seek(0)
             sys.stdout.write(output.read().decode(errors="replace"))
         sys.stdout.flush()
+    codes = [one.returncode for one in begun]
     failed = [code for code in codes if code not in (0, NOTHING_SELECTED)]
     return failed[0] if failed else min(codes)
+
+
+def _running(begun: Sequence[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
+    return [one for one in begun if one.poll() is None]
 
 
 if __name__ == "__main__":

@@ -145,12 +145,13 @@ def check_honest(clients: Clients, here: str, lost: str) -> None:
 
 def asked(client: NestvecClient) -> SearchResult:
     """It waits for a region that says nothing until shortly before its deadline: on a machine that
-    is busy with everything else, that is asked again.
+    is busy with everything else, that is asked again, with more time each time.
     """
-    for _ in range(5):
+    for attempt in range(5):
+        timeout_s = SEARCH_S * 2**attempt
         with suppress(BudgetSpent):
             return client.search(
-                COLLECTION, "river summit tundra", k=5, max_staleness_s=STALE_S, timeout_s=SEARCH_S
+                COLLECTION, "river summit tundra", k=5, max_staleness_s=STALE_S, timeout_s=timeout_s
             )
     raise AssertionError("no search came back in time")
 

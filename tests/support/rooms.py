@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from nestvec.adapters.memory_index import NumpyFactory
 from nestvec.adapters.memory_partition import MemoryPartition
@@ -16,6 +17,7 @@ from nestvec.adapters.models.memory import HashModel
 from nestvec.adapters.store_rules import LogEntry
 from nestvec.admin.app import AdminApp, CollectionWish, StoredCatalogue
 from nestvec.admin.tiers import drawn
+from nestvec.coarse import upkeep as upkeep_module
 from nestvec.coarse.app import CoarseApp
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.codec import VectorDtype
@@ -81,6 +83,8 @@ CLASSES = (
     SearchClass("strict", coarse_dim=16, k=10, candidates=100, rerank=True, degrade=False),
 )
 
+# A pause in writing after which a shard merges all that it has: hundreds of tests wait for it.
+_IDLE_S = 0.02
 # Of writes by `written` and `deleted`: each later than all before.
 _versions = itertools.count(1)
 
@@ -273,18 +277,20 @@ async def open_rooms(
         migrations.start()
         catalogue.start()
     try:
-        yield Rooms(
-            store,
-            catalogue,
-            encoder,
-            searchers,
-            reranker,
-            query,
-            documents,
-            ingest,
-            admin,
-            migrations,
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(upkeep_module, "_IDLE_S", _IDLE_S)
+            yield Rooms(
+                store,
+                catalogue,
+                encoder,
+                searchers,
+                reranker,
+                query,
+                documents,
+                ingest,
+                admin,
+                migrations,
+            )
     finally:
         await migrations.close()
         await catalogue.close()

@@ -277,7 +277,7 @@ def test_a_server_that_acknowledges_nothing_is_given_up_and_not_flooded(connect:
         started = time.monotonic()
         with pytest.raises(IngestInterrupted) as caught:
             connect(address).index("docs", counted(), batch_size=10, timeout_s=0.5)
-        assert 0.4 < time.monotonic() - started < 5.0
+        assert 0.4 < time.monotonic() - started < 15.0
     assert isinstance(caught.value.__cause__, BudgetSpent)
     assert caught.value.resume_at == 0
     # Bounded in flight: the caller's documents are not read ahead of the server.

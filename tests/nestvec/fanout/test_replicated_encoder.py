@@ -95,7 +95,7 @@ async def test_queries_are_hedged_and_documents_are_not(encoders: Encoders) -> N
         for peer in peers:
             peer.faults.calls.clear()
             peer.faults.before["encode"] = [hanging]
-        task = asyncio.create_task(encoders.encode(role, timeout_s=1.0))
+        task = asyncio.create_task(encoders.encode(role, timeout_s=3.0))
         await eventually(some_call)
         idle = peers[0] if peers[1].faults.calls else peers[1]
         idle.faults.heal()

@@ -420,7 +420,7 @@ async def test_without_full_vectors_hits_come_in_the_order_of_estimates_and_say_
 ) -> None:
     whole = await rooms.ask("red green number 1")
     store.faults.before["vectors"] = [fault]  # type: ignore[list-item]
-    answer = await rooms.ask("red green number 1", timeout_s=1.0)
+    answer = await rooms.ask("red green number 1", timeout_s=2.0)
     assert kinds(answer) == [DegradationKind.RERANK_SKIPPED]
     assert answer.certificate is Certificate.NONE
     assert not answer.reranked
@@ -591,7 +591,7 @@ async def test_a_shard_that_hangs_leaves_time_for_the_rerank(
     shard = sharded.shards[0]
     assert isinstance(shard, FaultyShard)
     shard.faults.before["search"] = [hanging]
-    answer = await sharded.ask("red green", timeout_s=1.0, min_coverage=0.0)
+    answer = await sharded.ask("red green", timeout_s=2.0, min_coverage=0.0)
     assert kinds(answer) == [DegradationKind.SHARD_MISSING]
     assert answer.reranked
     assert len(answer.hits) == 10

@@ -429,7 +429,7 @@ async def test_a_shard_that_hangs_costs_its_share_and_the_others_are_answered(fo
     docs, searchers, sizes = four
     searchers[1].faults.before["search"] = [hanging]
     searchers[3].faults.before["search"] = [hanging]
-    found = await ask(docs, searchers, timeout_s=0.5)
+    found = await ask(docs, searchers, timeout_s=2.0)
     assert found.coverage.shards_answered == 2
     assert found.coverage.documents_answered == sizes[0] + sizes[2]
     assert [one.detail.partition(":")[0] for one in found.degradations] == [
