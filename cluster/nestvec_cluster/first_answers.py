@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from nestvec.client import AsyncNestvecClient
-from nestvec.core.errors import ConfigError, NestvecError
+from nestvec.core.errors import (
+    ConfigError,
+    NestvecError,
+    StoreUnavailable,
+    WorkerUnavailable,
+)
 from nestvec.core.members import (
     EVERY_COLLECTION,
     ClusterView,
@@ -19,6 +25,10 @@ from nestvec_cluster.topology import CollectionTopology, Topology
 
 _LOOK_S = 0.1
 _ANSWER_S = 30.0
+# A worker that joins again, a store that fails over.
+_PASSING = (StoreUnavailable, WorkerUnavailable)
+
+_Answer = TypeVar("_Answer")
 
 
 async def make_collections(
@@ -27,11 +37,12 @@ async def make_collections(
     """Those of the file that are not there yet; returns their names."""
     made = []
     async with _client(topology, _ready(view, MemberRole.INGEST)) as client:
-        there = {one.name for one in await client.collections()}
+        there = {one.name for one in await _patiently(client.collections, _PASSING)}
         for name, one in topology.collections.items():
             if name != EVERY_COLLECTION and name not in there:
                 tell(f"creating collection {name}")
-                await client.create_collection(name, exist_ok=True, **_design(one))
+                create = partial(client.create_collection, name, exist_ok=True, **_design(one))
+                await _patiently(create, _PASSING)
                 made.append(name)
     return made
 
@@ -39,22 +50,32 @@ async def make_collections(
 async def wait_for_answers(topology: Topology, view: ClusterView) -> None:
     """A front end of each kind answers for real: it describes, and it searches."""
     ingest, query = (_ready(view, role) for role in (MemberRole.INGEST, MemberRole.QUERY))
+
+    async def ask() -> None:
+        async with _client(topology, ingest) as client:
+            named = [one.name for one in await client.collections()]
+            for name in named:
+                await client.describe(name)
+        async with _client(topology, query) as client:
+            for name in named:
+                await client.search(name, "nestvec", min_coverage=0.0)
+
+    await _patiently(ask, NestvecError)
+
+
+async def _patiently(
+    ask: Callable[[], Awaitable[_Answer]],
+    passing: type[NestvecError] | tuple[type[NestvecError], ...],
+) -> _Answer:
+    """Again for `_ANSWER_S` while it fails with what may pass; what does not is raised."""
     deadline = time.monotonic() + _ANSWER_S
     while True:
         try:
-            async with _client(topology, ingest) as client:
-                named = [one.name for one in await client.collections()]
-                for name in named:
-                    await client.describe(name)
-            async with _client(topology, query) as client:
-                for name in named:
-                    await client.search(name, "nestvec", min_coverage=0.0)
-        except NestvecError:
+            return await ask()
+        except passing:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(_LOOK_S)
-        else:
-            return
 
 
 def _client(topology: Topology, address: str) -> AsyncNestvecClient:

@@ -59,7 +59,8 @@ def _never(asked: Asked) -> bool:
     return False
 
 
-def _unavailable_strict(asked: Asked) -> bool:
+def unavailable_strict(asked: Asked) -> bool:
+    """What would rather fail than answer in coarse order may do so."""
     return asked.search_class == "strict" and asked.status in _UNAVAILABLE
 
 
@@ -80,7 +81,7 @@ class Case:
     partial: bool = False
 
 
-SHORT_CASES = (Case(faults.kill_redis, _unavailable_strict),)
+SHORT_CASES = (Case(faults.kill_redis, unavailable_strict),)
 # A node is not replaced: its fault is the last.
 LONG_CASES = (
     Case(faults.kill_gcs),
