@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ _MOST = 16
 _STAGE = "coarse"
 
 _Kind = tuple[Tier, int, float | None, int]
+_Settle = Callable[[], None]
 
 
 def search_now(tier: Tier, query: CoarseQuery) -> CoarseAnswer:
@@ -68,8 +69,7 @@ class SharedSearches:
             self._waiting.setdefault(kind, deque()).append(call)
         try:
             turn = self._threads.submit(partial(self._turn, kind))
-            # A turn that was cancelled in the queue served nobody.
-            turn.add_done_callback(lambda ended: ended.cancelled() and call.answer.cancel())
+            turn.add_done_callback(partial(_ended, call))
             try:
                 return await self._threads.wait(_STAGE, timeout_s, call.answer)
             finally:
@@ -85,12 +85,13 @@ class SharedSearches:
                 if not calls:
                     del self._waiting[kind]
 
-    def _turn(self, kind: _Kind) -> None:
-        """Runs in a thread."""
+    def _turn(self, kind: _Kind) -> _Settle:
+        """Runs in a thread. Returns what is left to do once the thread is free."""
         calls = [call for call in self._take(kind) if call.answer.set_running_or_notify_cancel()]
-        if calls:
-            metrics.SCAN_SEARCHES.observe(len(calls))
-            _answer(kind, calls)
+        if not calls:
+            return _nothing
+        metrics.SCAN_SEARCHES.observe(len(calls))
+        return _answer(kind, calls)
 
     def _take(self, kind: _Kind) -> list[_Call]:
         """One thread's share of those that wait."""
@@ -103,19 +104,36 @@ class SharedSearches:
         return taken
 
 
-def _answer(kind: _Kind, calls: Sequence[_Call]) -> None:
+def _ended(call: _Call, turn: Future[_Settle]) -> None:
+    """Of the turn that came with a call: one that was cancelled in the queue has served nobody."""
+    if turn.cancelled():
+        call.answer.cancel()
+    else:
+        turn.result()()
+
+
+def _answer(kind: _Kind, calls: Sequence[_Call]) -> _Settle:
+    """Answers all but the last of them, of which it returns how: whoever has an answer shall find
+    the thread free.
+    """
     tier, count, bound_z, certified_k = kind
+    *others, last = calls
     queries = np.concatenate([call.queries for call in calls])
     try:
         hits, documents, matching = tier.scan(queries, count, bound_z, certified_k=certified_k)
-        for call in calls:
+        for call in others:
             mine = [next(hits) for _ in call.queries]
             call.answer.set_result(CoarseAnswer(mine, documents, matching))
+        return partial(last.answer.set_result, CoarseAnswer(list(hits), documents, matching))
     except BaseException as error:  # noqa: BLE001 - whoever waits is told
-        if len(calls) == 1:
-            calls[0].answer.set_exception(error)
-            return
+        if not others:
+            return partial(last.answer.set_exception, error)
         # One of them may be why; the others are answered.
         for call in calls:
             if not call.answer.done():
-                _answer(kind, [call])
+                _answer(kind, [call])()
+        return _nothing
+
+
+def _nothing() -> None:
+    pass

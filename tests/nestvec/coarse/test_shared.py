@@ -165,8 +165,8 @@ async def test_a_thread_leaves_the_others_their_share(tier: Tier, scans: list[in
     tasks = await room.begin(tier, *(a_query(number) for number in range(7)))
     room.let()
     await asyncio.gather(*tasks)
-    assert scans[0] == 4
-    assert sum(scans) == 7
+    # Of seven the first one's half, of three the second one's; which scans first is a toss-up.
+    assert sorted(scans) == [1, 2, 4]
     await asyncio.to_thread(room.executor.close)
 
 
