@@ -318,8 +318,9 @@ class Watched:
             sentinel.execute_command("SENTINEL", "MONITOR", *where)
 
     def promoted(self, old: Server) -> bool:
-        """Whether the Sentinels name another one than `old`, and it says so itself."""
-        return self.primary is not old and self.primary.role == "master"
+        """Whether all Sentinels name the same other one than `old`, and it says so itself."""
+        named = {int(one.sentinel_get_master_addr_by_name(SERVICE)[1]) for one in self.sentinels}
+        return named == {self.primary.port} - {old.port} and self.primary.role == "master"
 
     def _start(self, replicas: int, sentinels: int, options: Mapping[str, str]) -> None:
         first = self._start_server(options)

@@ -175,14 +175,27 @@ class PrimaryPool(RedisPool):
         await super().close()
 
     async def _connect(self, link: Link) -> None:
-        """To the primary as last known; where that fails, to the one that the Sentinels name."""
-        if self._primary is not None:
+        """To the primary as last known; where that fails, to the one that the Sentinels name. They
+        are asked again once it is connected: a server that was gone may come back empty, and takes
+        itself for the primary until it is told.
+        """
+        address, reached = self._primary, False
+        if address is not None:
             with contextlib.suppress(RedisError, OSError):
-                if await self._reaches(link, self._primary):
-                    return
-        address = await asyncio.shield(self._ask())
-        if not await self._reaches(link, address):
+                reached = await self._reaches(link, address)
+        if not reached:
+            address = await asyncio.shield(self._ask())
+            reached = await self._reaches(link, address)
+        assert address is not None
+        if not reached or not await self._still(address):
+            await link.disconnect()
             raise ReadOnlyError(f"{host_port(address)} is no primary")
+
+    async def _still(self, address: Address) -> bool:
+        """Whether the Sentinels name it now, as far as any answers."""
+        with contextlib.suppress(RedisConnectionError):
+            return await self._follow_primary() == address
+        return True
 
     async def _reaches(self, link: Link, address: Address) -> bool:
         """Whether it is the primary that answers there. Disconnected where it is not."""
