@@ -1,6 +1,6 @@
 """Searches that wait for a thread share one scan: what that brings a worker.
 
-    python benchmarks/shared_scans.py --texts FILE --queries FILE --column NAME --count 250000
+    python -m benchmarks.shared_scans --texts FILE --queries FILE --column NAME --count 250000
 
 One tier in this process, searched by so many callers at once, each with a query of its own, as
 `search` and `autocomplete` ask a worker; by turns each in a scan of its own and sharing. Answers

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from nestvec_cluster.cli_options import Json, out
+from nestvec_cluster.cli_options import Json, out, tell
 
 if TYPE_CHECKING:
     from nestvec_cluster.cluster_tables import ClusterStatus
@@ -84,9 +84,6 @@ def up(file: File = DEFAULT_FILE, as_json: Json = False) -> None:
     started = time.monotonic()
     if topology.ray.address is None or topology.store.url is None:
         ensure_supervisor(file, topology)
-
-    def tell(line: str) -> None:
-        typer.echo(line, err=True)
 
     async def work(deployment: Deployment) -> tuple[dict[str, object], list[str]]:
         changes = await deployment.reconcile()
@@ -184,7 +181,7 @@ def scale(
         done = (("started", changes.started), ("removed", changes.removed))
         return "; ".join(f"{what} {', '.join(slots)}" for what, slots in done if slots)
 
-    said = with_deployment(topology, work, lambda line: typer.echo(line, err=True))
+    said = with_deployment(topology, work, tell)
     typer.echo(said or f"{kind} runs {count} already; nothing to change")
     typer.echo(f"write it into {file} as well: the next `nestvec up` makes what runs equal to it")
 
@@ -208,9 +205,6 @@ def drain(
     Then take the node out of Ray: whatever is started later may be placed there again.
     """
     topology = opened(file)
-
-    def tell(line: str) -> None:
-        typer.echo(line, err=True)
 
     async def work(deployment: Deployment) -> Drained:
         from nestvec_cluster.draining import Draining

@@ -132,6 +132,11 @@ def require_new(folder: Path) -> None:
         raise ConfigError(f"{folder} is there already; name a new folder")
 
 
+def tell(line: str) -> None:
+    """On standard error: what is being done, while what comes of it goes to standard output."""
+    typer.echo(line, err=True)
+
+
 def out() -> Console:
     """Standard output, for tables. Brackets in a text are brackets, not markup."""
     from rich.console import Console

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nestvec_cluster.cli_cluster import DEFAULT_FILE, File, opened, with_deployment
+from nestvec_cluster.cli_options import tell
 
 if TYPE_CHECKING:
     from nestvec.core.members import Assignment
@@ -68,7 +69,7 @@ def reshard(
             after = await (steps.finish() if finish else steps.assignment())
             return f"{collection} is held by {after.current} (pool/shards){_kept(after)}"
 
-    said = with_deployment(topology, work, lambda line: typer.echo(line, err=True))
+    said = with_deployment(topology, work, tell)
     typer.echo(said)
     typer.echo(f"write the number of shards into {file} as well: `nestvec up` refuses another one")
 
@@ -128,17 +129,17 @@ async def _move(steps: Resharding, collection: str, shards: int, timeout_s: floa
     layout = await steps.begin(shards)
     said = ""
 
-    def tell(states: Sequence[ShardState]) -> None:
+    def show(states: Sequence[ShardState]) -> None:
         nonlocal said
         ready = sum(bool(one.ready) for one in states)
         documents = sum(one.documents for one in states)
         line = f"filling {layout}: {ready} of {len(states)} shards ready, {documents:,} documents"
         if line != said:
-            typer.echo(line, err=True)
+            tell(line)
         said = line
 
     try:
-        await steps.wait_until_filled(layout, timeout_s, tell)
+        await steps.wait_until_filled(layout, timeout_s, show)
     except BudgetSpent:
         raise ConfigError(
             f"{layout} is not filled after {timeout_s:g} s ({said}); the move of {collection} is "

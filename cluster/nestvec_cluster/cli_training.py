@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,7 +129,9 @@ def train_to(
         place = work or Path(scratch)
         vectors: tuple[Halfs, ...] = ()
         if teacher and settings.distillation:
-            vectors = _both_taught(teacher, chosen, place / "teacher", phases)
+            queries, documents = zip(*chosen, strict=True)
+            sides = {Role.QUERY: queries, Role.DOCUMENT: documents}
+            vectors = taught(teacher, sides, place / "teacher", phases)
         with phases.timed("train", "training") as meter:
             show: Callable[[int], None] | None = None
 
@@ -153,29 +155,21 @@ def train_to(
     return measured
 
 
-def _both_taught(
-    name: str, pairs: Sequence[Pair], cache: Path, phases: Phases
-) -> tuple[Halfs, ...]:
-    """Of queries and of documents."""
-    queries, documents = zip(*pairs, strict=True)
-    return (
-        taught(name, queries, cache, phases, Role.QUERY),
-        taught(name, documents, cache, phases, Role.DOCUMENT),
-    )
-
-
 def taught(
-    name: str, texts: Sequence[str], cache: Path, phases: Phases, role: Role = Role.DOCUMENT
-) -> Halfs:
-    """(n, dim) float16, unit: what a model makes of texts. Kept in `cache`."""
+    name: str, sides: Mapping[Role, Sequence[str]], cache: Path, phases: Phases
+) -> tuple[Halfs, ...]:
+    """(n, dim) float16, unit, of each side: what a model makes of texts. Kept in `cache`."""
     teacher = load_model(name)
     try:
         with phases.timed("teacher", "asking the teacher") as meter:
-            report = meter.count(f"asking the teacher ({role.name.lower()}s)", len(texts))
-            encode = _encoder(teacher, role)
-            return teacher_vectors(texts, encode, cache, teacher.space.fingerprint, report)
+            found = []
+            for role, texts in sides.items():
+                report = meter.count(f"asking the teacher ({role.name.lower()}s)", len(texts))
+                encode, fingerprint = _encoder(teacher, role), teacher.space.fingerprint
+                found.append(teacher_vectors(texts, encode, cache, fingerprint, report))
     finally:
         teacher.close()
+    return tuple(found)
 
 
 def _encoder(model: EmbeddingModel, role: Role) -> Callable[[list[str]], Floats]:

@@ -27,7 +27,7 @@ class Phases:
 
     @contextmanager
     def timed(self, name: str, doing: str) -> Iterator[Meter]:
-        """Time one phase, or a part of it. doing: what is shown meanwhile."""
+        """Time one phase. doing: what is shown meanwhile."""
         started = time.perf_counter()
         columns = (
             SpinnerColumn(),
@@ -40,10 +40,9 @@ class Phases:
             *columns, console=self.console, transient=True, disable=not shown
         ) as progress:
             yield Meter(progress, doing)
-        took = time.perf_counter() - started
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
+        self.seconds[name] = round(time.perf_counter() - started, 3)
         if not shown:
-            self.console.print(f"{doing}: {took:.1f} s", highlight=False)
+            self.console.print(f"{doing}: {self.seconds[name]:.1f} s", highlight=False)
 
 
 class Meter:

@@ -245,27 +245,36 @@ async def test_a_stream_ends_when_its_certificate_is_revoked(
 # --- grants in a file -----------------------------------------------------------------------------
 
 
+class Granting:
+    """What alice, who has a token, may do with `docs`: in a file, looked at for each call."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
+        issuer, self.file = Issuer(folder), folder / "grants.yaml"
+        self.grant()
+        self.section = by_token(issuer, grants=[], grants_file=self.file)
+        self.token = issuer.token()
+        self.metadata = (("authorization", f"Bearer {self.token}"),)
+
+    def grant(self, *verbs: str) -> None:
+        """These and no others."""
+        granted = {"subjects": ["alice"], "verbs": list(verbs), "collections": ["docs"]}
+        self.file.write_text(yaml.safe_dump({"grants": [granted] if verbs else []}))
+
+
 async def test_grants_in_a_file_hold_from_the_next_call_on_and_end_streams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
-    issuer, file = Issuer(tmp_path), tmp_path / "grants.yaml"
-
-    def grant(*verbs: str) -> None:
-        granted = {"subjects": ["alice"], "verbs": list(verbs), "collections": ["docs"]}
-        file.write_text(yaml.safe_dump({"grants": [granted] if verbs else []}))
-
-    grant("search", "ingest")
-    section = by_token(issuer, grants=[], grants_file=file)
-    token = issuer.token()
-    metadata = (("authorization", f"Bearer {token}"),)
+    granting = Granting(tmp_path, monkeypatch)
+    granting.grant("search", "ingest")
+    token, grant = granting.token, granting.grant
     failures = CREDENTIAL_FAILURES._value.get()
-    async with secured_server(section) as address, connected(address) as channel:
+    async with secured_server(granting.section) as address, connected(address) as channel:
         assert (await call(channel, SEARCH, ASKED, token))[0] is OK
-        stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=metadata)
+        stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=granting.metadata)
         await stream.write(ingest_pb2.IngestDocumentsRequest(collection="docs"))
         assert await stream.read() is not grpc.aio.EOF
-        file.write_text("grants: [{broken")
+        granting.file.write_text("grants: [{broken")
         assert (await call(channel, SEARCH, ASKED, token))[0] is OK
         assert CREDENTIAL_FAILURES._value.get() == failures + 1
         grant("search")
@@ -284,19 +293,18 @@ async def test_a_stream_that_is_passed_on_begins_with_what_its_caller_may_by_the
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller may take its time before the first message."""
-    monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
-    issuer, file = Issuer(tmp_path), tmp_path / "grants.yaml"
-    granted = {"subjects": ["alice"], "verbs": ["ingest"], "collections": ["docs"]}
-    file.write_text(yaml.safe_dump({"grants": [granted]}))
-    section = by_token(issuer, grants=[], grants_file=file)
-    metadata = (("authorization", f"Bearer {issuer.token()}"),)
+    granting = Granting(tmp_path, monkeypatch)
+    granting.grant("ingest")
     async with grpc.aio.insecure_channel("127.0.0.1:1") as nobody:
         passing = [forwarded(ingest_pb2.DESCRIPTOR, "IngestService", lambda: nobody)]
-        async with secured_server(section, passing) as address, connected(address) as channel:
-            stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=metadata)
+        async with (
+            secured_server(granting.section, passing) as address,
+            connected(address) as channel,
+        ):
+            stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=granting.metadata)
             # Sooner, and it would not even be let in.
             await asyncio.sleep(0.2)
-            file.write_text(yaml.safe_dump({"grants": []}))
+            granting.grant()
             with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 await stream.write(ingest_pb2.IngestDocumentsRequest(collection="docs"))
             with pytest.raises(grpc.aio.AioRpcError, match="not granted ingest") as refused:
@@ -329,23 +337,22 @@ async def test_a_stream_that_is_passed_on_ends_at_the_next_message_whoever_sends
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no answer comes, a caller that may no more could write on and on."""
-    monkeypatch.setattr("nestvec.security.files.LOOK_S", 0.0)
-    issuer, file = Issuer(tmp_path), tmp_path / "grants.yaml"
-    granted = {"subjects": ["alice"], "verbs": ["ingest"], "collections": ["docs"]}
-    file.write_text(yaml.safe_dump({"grants": [granted]}))
-    section = by_token(issuer, grants=[], grants_file=file)
-    metadata = (("authorization", f"Bearer {issuer.token()}"),)
+    granting = Granting(tmp_path, monkeypatch)
+    granting.grant("ingest")
     silent, behind = Silent(), grpc.aio.server()
     behind.add_generic_rpc_handlers((silent,))
     port = behind.add_insecure_port("127.0.0.1:0")
     await behind.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as there:
         passing = [forwarded(ingest_pb2.DESCRIPTOR, "IngestService", lambda: there)]
-        async with secured_server(section, passing) as address, connected(address) as channel:
-            stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=metadata)
+        async with (
+            secured_server(granting.section, passing) as address,
+            connected(address) as channel,
+        ):
+            stream = stub_of(channel, INGEST)(timeout=PATIENT_S, metadata=granting.metadata)
             await stream.write(ingest_pb2.IngestDocumentsRequest(collection="docs"))
             await asyncio.wait_for(silent.first.wait(), PATIENT_S)
-            file.write_text(yaml.safe_dump({"grants": []}))
+            granting.grant()
             await stream.write(ingest_pb2.IngestDocumentsRequest())
             with pytest.raises(grpc.aio.AioRpcError, match="not granted ingest") as refused:
                 await stream.read()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from nestvec.adapters.models.known import DEFAULT_FOLDER
 from nestvec.core.arrays import Floats, Ids
+from nestvec.core.space import Role
 from nestvec.training.alignment import align
 from nestvec.training.bases import open_base, read_tokenizer, static_base, token_vectors
 from nestvec.training.pairs import Pair
@@ -73,7 +74,7 @@ def main() -> None:
         found = _drawn(cache)
     tokenizer = read_tokenizer(DEFAULT_FOLDER / "tokenizer.json")
     asked = list(shorts(found[: arguments.taught], seed=1))
-    vectors = taught(TEACHER, asked, cache / "teacher", phases)
+    (vectors,) = taught(TEACHER, {Role.DOCUMENT: asked}, cache / "teacher", phases)
     known = list(pairs(found, seed=2))
     with phases.timed("table", "fitting the table"):
         table = _table(tokenizer, asked, vectors.astype(np.float32), known[:_ALIGNED])
@@ -127,7 +128,7 @@ def _drawn(cache: Path) -> list[Text]:
         return [Text(*json.loads(line)) for line in lines]
 
 
-def _token_ids(tokenizer: Tokenizer, some: itertools.chain[str] | Sequence[str]) -> list[Ids]:
+def _token_ids(tokenizer: Tokenizer, some: Iterable[str]) -> list[Ids]:
     tokenizer.no_truncation()
     found = tokenizer.encode_batch_fast(list(some), add_special_tokens=False)
     return [np.array(encoding.ids, np.int64) for encoding in found]

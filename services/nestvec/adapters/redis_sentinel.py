@@ -179,15 +179,13 @@ class PrimaryPool(RedisPool):
         are asked again once it is connected: a server that was gone may come back empty, and takes
         itself for the primary until it is told.
         """
-        address, reached = self._primary, False
-        if address is not None:
+        known = self._primary
+        if known is not None:
             with contextlib.suppress(RedisError, OSError):
-                reached = await self._reaches(link, address)
-        if not reached:
-            address = await asyncio.shield(self._ask())
-            reached = await self._reaches(link, address)
-        assert address is not None
-        if not reached or not await self._still(address):
+                if await self._reaches(link, known) and await self._still(known):
+                    return
+        address = await asyncio.shield(self._ask())
+        if not (await self._reaches(link, address) and await self._still(address)):
             await link.disconnect()
             raise ReadOnlyError(f"{host_port(address)} is no primary")
 

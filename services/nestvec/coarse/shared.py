@@ -1,7 +1,7 @@
 """Searches that wait for a thread share one scan.
 
-An index reads its codes once for several queries: of 250,000 rows, four of them take little more
-than half of what four scans take, and on a GPU as long as one. Nobody waits for others to come: a
+An index reads its codes once for several queries: of 250,000 rows, eight of them take about half of
+what eight scans take. A GPU's takes one call at a time. Nobody waits for others to come: a
 thread that is free takes what is there, alike in all but the vector. It leaves the other threads
 their share, and each search is answered as soon as its own hits are made.
 """
@@ -36,7 +36,7 @@ def search_now(tier: Tier, query: CoarseQuery) -> CoarseAnswer:
     hits, documents, matching = tier.search(
         query.queries, query.count, query.bound_z, query.filter, query.certified_k
     )
-    return CoarseAnswer(hits, documents, matching)
+    return CoarseAnswer(list(hits), documents, matching)
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +120,7 @@ def _answer(kind: _Kind, calls: Sequence[_Call]) -> _Settle:
     *others, last = calls
     queries = np.concatenate([call.queries for call in calls])
     try:
-        hits, documents, matching = tier.scan(queries, count, bound_z, certified_k=certified_k)
+        hits, documents, matching = tier.search(queries, count, bound_z, certified_k=certified_k)
         for call in others:
             mine = [next(hits) for _ in call.queries]
             call.answer.set_result(CoarseAnswer(mine, documents, matching))

@@ -88,23 +88,11 @@ class Tier:
         bound_z: float | None,
         filter: Filter | None = None,  # noqa: A002  the word of ports.CoarseQuery
         certified_k: int = 0,
-    ) -> tuple[list[CoarseHits], int, int]:
-        """queries: (n, store_dim) float32, unit. Returns one hits a query, the documents searched,
-        and how many of them match. See ports.CoarseQuery. Raises InvalidRequest for a filter that
-        does not fit the fields.
-        """
-        hits, documents, matching = self.scan(queries, count, bound_z, filter, certified_k)
-        return list(hits), documents, matching
-
-    def scan(
-        self,
-        queries: Floats,
-        count: int,
-        bound_z: float | None,
-        filter: Filter | None = None,  # noqa: A002  the word of ports.CoarseQuery
-        certified_k: int = 0,
     ) -> tuple[Iterator[CoarseHits], int, int]:
-        """As `search`: the indexes are searched now, each query's hits made as they are taken."""
+        """queries: (n, store_dim) float32, unit. Returns one hits a query, each made as it is taken
+        (the indexes are searched now), the documents searched, and how many of them match. See
+        ports.CoarseQuery. Raises InvalidRequest for a filter that does not fit the fields.
+        """
         state, table = self._state, self._table
         wanted = None if filter is None else validate(filter, table.fields)
         if bound_z is None:

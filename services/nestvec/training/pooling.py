@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from nestvec.core.arrays import Floats, Ids
+from nestvec.training.agreement import unit
 
 
 def mean_matrix(texts: Sequence[Ids], vocabulary: int) -> Any:
@@ -24,6 +25,4 @@ def mean_matrix(texts: Sequence[Ids], vocabulary: int) -> Any:
 
 def unit_means(matrix: Any, table: Floats) -> Floats:
     """(n, dim) float32, unit rows; zero for a text without tokens."""
-    means: Floats = matrix @ table
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return means
+    return unit(matrix @ table)

@@ -7,7 +7,7 @@ is in ask for; one that is in none stays. The aim is that of Tulkens and van Don
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,19 +20,13 @@ _STEPS = 25
 _SMALL_ENOUGH = 2e-3
 
 
-def fit_rows(
-    start: Floats,
-    texts: Sequence[Ids],
-    vectors: Floats,
-    strength: float = 0.5,
-    report: Callable[[int], None] | None = None,
-) -> Floats:
+def fit_rows(start: Floats, texts: Sequence[Ids], vectors: Floats, strength: float = 0.5) -> Floats:
     """(vocabulary, dim) float32: the table of least |mean rows - vectors|² + strength |table -
     start|², `start` scaled to fit.
 
     start: (vocabulary, dim) float32. texts: token ids of each. vectors: (n, dim) float32, the
-    teacher's; their mean is taken off. strength: above 0. report: told the steps done.
-    Raises ConfigError for numbers that do not fit together, or are none.
+    teacher's; their mean is taken off. strength: above 0. Raises ConfigError for numbers that do
+    not fit together, or are none.
     """
     if vectors.shape != (len(texts), start.shape[1]):
         raise ConfigError(
@@ -57,14 +51,12 @@ def fit_rows(
     eased = ease * residual
     direction = eased.copy()
     size = (residual * eased).sum(axis=0)
-    for step in range(_STEPS):
+    for _ in range(_STEPS):
         moved: Floats = back @ (matrix @ direction) + np.float32(strength) * direction
         # Each column is a system of its own.
         far = size / np.maximum((direction * moved).sum(axis=0), 1e-20)
         table += far * direction
         residual -= far * moved
-        if report:
-            report(step + 1)
         if float(np.linalg.norm(residual)) < _SMALL_ENOUGH * first:
             break
         eased = ease * residual

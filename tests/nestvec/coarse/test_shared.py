@@ -13,7 +13,7 @@ import pytest
 
 from nestvec.adapters.faiss_index import CpuIndex, FaissFactory
 from nestvec.coarse.segment import CoarseRows
-from nestvec.coarse.shared import SharedSearches
+from nestvec.coarse.shared import SharedSearches, search_now
 from nestvec.coarse.tier import Tier
 from nestvec.concurrency import BoundedExecutor
 from nestvec.core.arrays import Bools, Floats
@@ -100,12 +100,10 @@ def a_query(number: int, count: int = 5, bound_z: float | None = 6.0) -> CoarseQ
 
 
 def assert_as_alone(tier: Tier, query: CoarseQuery, answer: CoarseAnswer) -> None:
-    hits, documents, matching = tier.search(
-        query.queries, query.count, query.bound_z, query.filter, query.certified_k
-    )
-    assert (answer.documents, answer.matching) == (documents, matching)
-    assert len(answer.hits) == len(hits)
-    for mine, alone in zip(answer.hits, hits, strict=True):
+    by_itself = search_now(tier, query)
+    assert (answer.documents, answer.matching) == (by_itself.documents, by_itself.matching)
+    assert len(answer.hits) == len(by_itself.hits)
+    for mine, alone in zip(answer.hits, by_itself.hits, strict=True):
         assert mine.ids.tolist() == alone.ids.tolist()
         assert mine.estimates.tobytes() == alone.estimates.tobytes()
         assert mine.half_widths.tobytes() == alone.half_widths.tobytes()

@@ -195,11 +195,13 @@ def test_a_loaded_tier_searches_filters_and_changes_as_the_saved_one(blobs: Fssp
     german = AnyOf("lang", ("de",))
     for number in range(2):
         for wanted in (None, german):
-            mine, theirs = (one.search(queries, 20, 5.0, wanted) for one in (again, tiers[16]))
-            for left, right in zip(mine[0], theirs[0], strict=True):
+            mine, theirs = (
+                list(one.search(queries, 20, 5.0, wanted)[0]) for one in (again, tiers[16])
+            )
+            for left, right in zip(mine, theirs, strict=True):
                 assert left.ids.tolist() == right.ids.tolist()
                 assert left.estimates.tolist() == right.estimates.tolist()
-            assert len(mine[0][0].ids) > 0
+            assert len(mine[0].ids) > 0
         if number == 0:
             fresh = as_stored(mrl_like(4, FULL, seed=9))
             rows = CoarseRows(np.arange(1000, 1004), fresh, np.array([3, 6]), [{"lang": "de"}] * 4)
