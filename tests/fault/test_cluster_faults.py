@@ -147,12 +147,31 @@ class Watched:
         self.load.wait_until_asking()
         # What a front end's first requests open is open before anything is measured.
         time.sleep(2.0)
-        began_s = time.monotonic()
-        time.sleep(WINDOW_S)
-        self.healthy = self.load.between(began_s, time.monotonic())
         self.outcomes: list[Outcome] = []
         self.history = History()
         self._versions = versions()
+        # Beside the same writes as faults are.
+        writer = self._writing()
+        began_s = time.monotonic()
+        try:
+            time.sleep(WINDOW_S)
+        finally:
+            writer.stop()
+        self.healthy = self.load.between(began_s, time.monotonic())
+
+    def _writing(self) -> Writer:
+        """To `WRITTEN`, until it is stopped."""
+        writer = Writer(
+            0,
+            self.cluster.writing,
+            WRITTEN,
+            self.history,
+            len(self.outcomes),
+            self._versions,
+            _WRITE_PAUSE_S,
+        )
+        writer.start()
+        return writer
 
     def recovered(self, gone: dict[str, int]) -> bool:
         """Whether every slot is ready, and each front end alone answers the truth in full."""
@@ -177,16 +196,7 @@ class Watched:
         Fails where it does not heal.
         """
         acknowledged = self.history.acknowledged
-        writer = Writer(
-            0,
-            self.cluster.writing,
-            WRITTEN,
-            self.history,
-            len(self.outcomes),
-            self._versions,
-            _WRITE_PAUSE_S,
-        )
-        writer.start()
+        writer = self._writing()
         try:
             before = self.cluster.incarnations()
             began_s = time.monotonic()

@@ -1,7 +1,7 @@
 """Searches that wait for a thread share one scan.
 
-An index reads its codes once for several queries: of 250,000 rows, eight of them take about half of
-what eight scans take. A GPU's takes one call at a time. Nobody waits for others to come: a
+An index reads its codes once for several queries, and a GPU's takes one call at a time: what that
+brings is in benchmarks/RESULTS.md. Nobody waits for others to come: a
 thread that is free takes what is there, alike in all but the vector. It leaves the other threads
 their share, and each search is answered as soon as its own hits are made.
 """
@@ -23,7 +23,7 @@ from nestvec.core.arrays import Floats
 from nestvec.core.ports import CoarseAnswer, CoarseQuery
 from nestvec.telemetry import metrics
 
-# More share little more (benchmarks/RESULTS.md), and the first of them waits for the scan of all.
+# The first of them waits for the scan of all.
 _MOST = 16
 _STAGE = "coarse"
 
