@@ -21,12 +21,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Unpack
 
 import grpc
 import typer
 
-from nestvec.client import IngestDocument, NestvecClient
+from nestvec.client import IngestDocument, NestvecClient, SearchOptions
 from nestvec.core.errors import NestvecError
 from nestvec.core.placement import partition_of
 from nestvec.quality.timing import Timing, median_ratio, median_timing, summarise, timed
@@ -50,10 +50,16 @@ _TIMEOUT_S = 60.0
 _DEADLINE_S = 1.0
 # Requests a second, open loop, while a region is cut off.
 _RATE = 10.0
-# As the default, but any local answer suffices: what is measured is the way, not the rule.
-_SEARCH = {
-    "coarse_dim": 256, "k": 10, "candidates": 1000, "min_coverage": 0.5, "local_score": -1.0,
+# As by default, but any local answer suffices: what is measured is the way, not the rule. Class
+# `analyst` is the one that asks all regions unless told otherwise.
+_CLASSES: dict[str, dict[str, Any]] = {
+    "search": {"coarse_dim": 256, "k": 10, "candidates": 1000, "min_coverage": 0.5},
+    "analyst": {
+        "coarse_dim": 256, "k": 20, "candidates": 4000, "min_coverage": 1.0, "certified": True,
+        "regions": "all",
+    },
 }  # fmt: skip
+_SETTINGS = {f"classes.{name}": {**one, "local_score": -1.0} for name, one in _CLASSES.items()}
 # Of the replication: texts of this many bytes.
 _PAYLOAD_BYTES = 80
 # About what a query and ten hits with payloads take.
@@ -92,7 +98,7 @@ def main(
 
 def across(texts: Sequence[str], asked: list[str], rounds: int, cut_s: float) -> dict[str, Any]:
     """Latencies, bytes of a query, and a region that is lost and returns."""
-    wanted = [replace(one, settings={"classes.search": _SEARCH}) for one in specs(3, COLLECTION)]
+    wanted = [replace(one, settings=_SETTINGS) for one in specs(3, COLLECTION)]
     with ExitStack() as stack:
         regions = stack.enter_context(running_regions(wanted))
         clients = {
@@ -103,7 +109,10 @@ def across(texts: Sequence[str], asked: list[str], rounds: int, cut_s: float) ->
         single = stack.enter_context(NestvecClient(alone, timeout_s=_TIMEOUT_S))
         parts = _fill(clients, single, texts)
         here = next(iter(regions))
-        latencies = _latencies(stack, clients[here], single, asked, rounds, regions[here])
+        latencies = {
+            name: _latencies(stack, clients[here], single, name, asked, rounds, regions[here])
+            for name in _CLASSES
+        }
         return {
             "documents": parts,
             "round_trips_ms": {
@@ -143,11 +152,12 @@ def _latencies(
     stack: ExitStack,
     client: NestvecClient,
     single: NestvecClient,
+    search_class: str,
     asked: Sequence[str],
     rounds: int,
     here: RunningRegion,
 ) -> dict[str, Any]:
-    """Of each policy, in turns with a server that is no region; medians over rounds.
+    """Of each policy in one class, in turns with a server that is no region; medians over rounds.
 
     "local, rested": after a pause as long as the farthest way, after which the rest of `all` comes
     too: caches are cold by then, and cores asleep. "echo": a bare call of gRPC of the same size
@@ -157,14 +167,16 @@ def _latencies(
     farthest_s = 2.0 * farthest.one_way_s
     echo = stack.enter_context(_far_echo(farthest.one_way_s))
 
-    def rested(text: str) -> object:
-        return client.search(COLLECTION, text, k=HITS, regions="local")
+    def lane(whom: NestvecClient, **options: Unpack[SearchOptions]) -> Callable[[str], object]:
+        options |= {"search_class": search_class, "k": HITS}
+        return lambda text: whom.search(COLLECTION, text, **options)
 
+    rested = lane(client, regions="local")
     lanes: dict[str, Callable[[str], object]] = {
-        "no region": lambda text: single.search(COLLECTION, text, k=HITS),
-        "local": lambda text: client.search(COLLECTION, text, k=HITS, regions="local"),
-        "local_first": lambda text: client.search(COLLECTION, text, k=HITS, regions="local_first"),
-        "all": lambda text: client.search(COLLECTION, text, k=HITS, regions="all"),
+        "no region": lane(single),
+        "local": lane(client, regions="local"),
+        "local_first": lane(client, regions="local_first"),
+        "all": lane(client, regions="all"),
         "local, rested": rested,
         "echo": echo,
     }
@@ -182,7 +194,7 @@ def _latencies(
         for name, one in taken.items():
             timings[name].append(summarise(one))
         told = ", ".join(f"{name} {each[-1].p50_ms:.2f}" for name, each in timings.items())
-        print(f"p50 ms: {told}", file=sys.stderr, flush=True)
+        print(f"{search_class}, p50 ms: {told}", file=sys.stderr, flush=True)
     medians = {name: median_timing(each) for name, each in timings.items()}
     over_ms = medians["all"].p50_ms - medians["echo"].p50_ms
     return {
