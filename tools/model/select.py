@@ -12,16 +12,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from nestvec.training.pairs import Pair
 from tools.model.extract import Text
 
-# Of 24 texts; `manuals` are all sources that are not named.
+# Of 26 texts; `manuals` are all sources that are not named.
 _SHARES = {
-    "descriptions": 8,
-    "wordnet-base": 5,
-    "ontology": 4,
+    "descriptions": 6,
+    "wordnet-base": 4,
+    "ontology": 9,
     "synonym": 1,
     "dict-gcide": 1,
     "linux-doc-6.1": 1,
     "manuals": 4,
 }
+_DEFINITIONS = ("wordnet-base", "ontology", "synonym")
 _LEAST_CHARS, _LONGEST_TITLE = 25, 200
 # Of letters and spaces: what has fewer is code or a table.
 _LETTERS = 0.75
@@ -32,6 +33,9 @@ _NOTHING_SAID = re.compile(
 # In words: about what people write into a search box, up to a sentence or two.
 _SHORTEST_CROP, _LONGEST_CROP = 6, 24
 _TITLE_WORDS = 8
+# A title of fewer words teaches little more than its words themselves.
+_TELLING = 4
+_TITLED = 0.7
 _DOCUMENT_WORDS = 110
 # A text of so many words is long enough that a part of it asks for the rest.
 _LEAST_WORDS = 28
@@ -59,19 +63,21 @@ def draw(texts: Iterable[Text], seed: int) -> list[Text]:
 
 
 def shorts(texts: Sequence[Text], seed: int) -> Iterator[str]:
-    """What the teacher is asked for, one of each text: a title, a part, or both together."""
+    """What the teacher is asked for, one of each text: a part of it; of a definition its beginning,
+    mostly with the term in front; now and then a title that says something.
+    """
     generator = random.Random(seed)
     for text in texts:
         words = text.body.split()
         length = generator.randint(_SHORTEST_CROP, _LONGEST_CROP)
-        if text.source in ("wordnet-base", "ontology", "synonym"):
-            title = text.title.split()[:_TITLE_WORDS] if generator.random() < _CROPPED else []
+        if text.source in _DEFINITIONS:
+            title = text.title.split()[:_TITLE_WORDS] if generator.random() < _TITLED else []
             yield " ".join([*title, *words[:length]])
-        elif generator.random() < _CROPPED:
+        elif len(text.title.split()) >= _TELLING and generator.random() >= _TITLED:
+            yield text.title
+        else:
             start = generator.randint(0, max(len(words) - length, 0))
             yield " ".join(words[start : start + length])
-        else:
-            yield text.title
 
 
 def pairs(texts: Sequence[Text], seed: int) -> Iterator[Pair]:

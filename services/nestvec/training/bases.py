@@ -50,6 +50,20 @@ def static_base(table: Floats, tokenizer: Tokenizer) -> SentenceTransformer:
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, table)], device="cpu")
 
 
+def table_of(model: SentenceTransformer) -> Floats:
+    """(vocabulary, dim) float32: of one that `is_static`, as it is now."""
+    static: Any = model[0]
+    table: Floats = static.embedding.weight.detach().numpy().copy()
+    return table
+
+
+def set_table(model: SentenceTransformer, table: Floats) -> None:
+    """Put another table in the place of `table_of(model)`, as large."""
+    static: Any = model[0]
+    weight = static.embedding.weight.data
+    weight.copy_(weight.new_tensor(table))
+
+
 def is_static(model: SentenceTransformer) -> bool:
     """Whether it can be served without torch."""
     return len(model) == 1 and isinstance(model[0], StaticEmbedding)

@@ -16,7 +16,7 @@ from nestvec.adapters.models.card import CARD_FILE
 from nestvec.core.arrays import Floats, Int8s
 from nestvec.core.errors import ConfigError
 from nestvec.core.space import Space
-from nestvec.training.bases import is_static
+from nestvec.training.bases import is_static, table_of
 
 
 def save_model(
@@ -35,7 +35,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     if is_static(model):
         module: Any = model[0]
-        save_static(module.embedding.weight.detach().numpy(), folder)
+        save_static(table_of(model), folder)
         module.tokenizer.save(str(folder / "tokenizer.json"))
     else:
         model.save(str(folder), create_model_card=False)

@@ -18,7 +18,7 @@ from nestvec.core.space import Prompts, Space
 
 pytest.importorskip("accelerate", reason="needs the extra train")
 
-from nestvec.training.bases import open_base, read_tokenizer, static_base
+from nestvec.training.bases import open_base, read_tokenizer, set_table, static_base, table_of
 from nestvec.training.losses import NoNumber
 from nestvec.training.pairs import Pair, read_pairs, split
 from nestvec.training.run import train
@@ -48,8 +48,7 @@ def _settings(**named: Any) -> TrainSettings:
 
 
 def _weights(model: Any) -> np.ndarray:
-    weights: np.ndarray = model[0].embedding.weight.detach().numpy().copy()
-    return weights
+    return table_of(model)
 
 
 def _gap(model: Any, dim: int) -> float:
@@ -170,6 +169,17 @@ def test_what_is_saved_is_served(tmp_path: Path) -> None:
     assert ((exact * vectors).sum(axis=1) / norms).min() > 0.999
     reopened = open_base(str(tmp_path))
     assert reopened.get_embedding_dimension() == DIM
+
+
+def test_a_static_models_table_is_read_and_replaced() -> None:
+    model, other = _base(), _weights(_base(seed=1))
+    before = table_of(model)
+    set_table(model, other)
+    np.testing.assert_array_equal(table_of(model), other)
+    assert not np.array_equal(before, other)
+    # What was read is a copy: no change of it is one of the model.
+    other[:] = 0.0
+    assert np.abs(model.encode(["wing"])).max() > 0.0
 
 
 def test_pairs_are_read_once_and_bad_lines_named(tmp_path: Path) -> None:
