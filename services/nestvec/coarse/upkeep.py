@@ -20,7 +20,8 @@ async def keep_up(served: Served, threads: BoundedExecutor) -> None:
     """Seal and merge while there is something to; sleep until the next change otherwise."""
     loop = asyncio.get_running_loop()
     while True:
-        idle = loop.time() - served.changed_at >= _IDLE_S
+        changed_at = served.changed_at
+        idle = loop.time() - changed_at >= _IDLE_S
         try:
             worked = await _compact(served, threads, idle)
         except Exception as error:  # noqa: BLE001  searches go on without it, only slower
@@ -29,7 +30,8 @@ async def keep_up(served: Served, threads: BoundedExecutor) -> None:
             continue
         if worked:
             continue
-        if idle and loop.time() - served.changed_at >= _IDLE_S:
+        # What came while it was looked at may have been looked at before it came.
+        if idle and served.changed_at == changed_at:
             served.changed.clear()
             served.settled.set()
             await served.changed.wait()
