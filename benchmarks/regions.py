@@ -27,6 +27,7 @@ import grpc
 import typer
 
 from nestvec.client import IngestDocument, NestvecClient, SearchOptions
+from nestvec.config import Settings
 from nestvec.core.errors import NestvecError
 from nestvec.core.placement import partition_of
 from nestvec.quality.timing import Timing, median_ratio, median_timing, summarise, timed
@@ -50,16 +51,14 @@ _TIMEOUT_S = 60.0
 _DEADLINE_S = 1.0
 # Requests a second, open loop, while a region is cut off.
 _RATE = 10.0
-# As by default, but any local answer suffices: what is measured is the way, not the rule. Class
 # `analyst` is the one that asks all regions unless told otherwise.
-_CLASSES: dict[str, dict[str, Any]] = {
-    "search": {"coarse_dim": 256, "k": 10, "candidates": 1000, "min_coverage": 0.5},
-    "analyst": {
-        "coarse_dim": 256, "k": 20, "candidates": 4000, "min_coverage": 1.0, "certified": True,
-        "regions": "all",
-    },
-}  # fmt: skip
-_SETTINGS = {f"classes.{name}": {**one, "local_score": -1.0} for name, one in _CLASSES.items()}
+_CLASSES = ("search", "analyst")
+# As by default, but any local answer suffices: what is measured is the way, not the rule.
+_SETTINGS = {
+    f"classes.{name}": one.model_dump(exclude_unset=True) | {"local_score": -1.0}
+    for name, one in Settings().classes.items()
+    if name in _CLASSES
+}
 # Of the replication: texts of this many bytes.
 _PAYLOAD_BYTES = 80
 # About what a query and ten hits with payloads take.

@@ -37,7 +37,7 @@ def test_sources_come_by_their_shares_for_as_long_as_they_last() -> None:
     drawn = draw(found, seed=0)
     assert sorted(drawn) == sorted(found)
     first = Counter(text.source for text in drawn[:120])
-    assert 30 <= first["descriptions"] <= 55
+    assert 40 <= first["descriptions"] <= 55
     assert 18 <= first["git-doc"] + first["apache2-doc"] <= 30
     assert not any(text.source == "ontology" for text in drawn[400:])
     assert draw(found, seed=0) == drawn

@@ -81,10 +81,8 @@ def main() -> None:
     print(json.dumps(phases.seconds))
 
 
-def make(found: Sequence[Text], count: int, cache: Path, out: Path, phases: Phases) -> Floats:
-    """The table, (vocabulary, 768) float32; the model is in `out`. count: of the texts, that the
-    teacher is asked for.
-    """
+def make(found: Sequence[Text], count: int, cache: Path, out: Path, phases: Phases) -> None:
+    """A model in the folder `out`. count: of the texts, that the teacher is asked for."""
     asked = list(shorts(found[:count], seed=1))
     (vectors,) = taught(TEACHER, {Role.DOCUMENT: asked}, cache / "teacher", phases)
     known = list(pairs(found, seed=2))
@@ -106,7 +104,6 @@ def make(found: Sequence[Text], count: int, cache: Path, out: Path, phases: Phas
         work=cache / "work",
         finish=lambda trained: set_table(trained, turn([fitted, table_of(trained)])),
     )
-    return table_of(model)
 
 
 class _Turning:

@@ -47,10 +47,6 @@ def _settings(**named: Any) -> TrainSettings:
     return TrainSettings(**(usual | named))
 
 
-def _weights(model: Any) -> np.ndarray:
-    return table_of(model)
-
-
 def _gap(model: Any, dim: int) -> float:
     """How much nearer a query is to its own document than to the others."""
     sides = [model.encode([pair[side] for pair in PAIRS])[:, :dim] for side in (0, 1)]
@@ -75,15 +71,15 @@ def test_every_tier_learns_and_the_seed_decides(tmp_path: Path) -> None:
     train(again, PAIRS, _settings(), tmp_path / "b")
     assert all(_gap(first, dim) > before[dim] + 0.1 for dim in before)
     assert steps[-1] == (12, 12)
-    np.testing.assert_array_equal(_weights(first), _weights(again))
+    np.testing.assert_array_equal(table_of(first), table_of(again))
 
 
 def test_a_stage_trains_its_dims_only(tmp_path: Path) -> None:
     model = _base()
-    before = _weights(model)
+    before = table_of(model)
     stages = (Stage(0.0, (8,), ()), Stage(0.9, (8, 32), ()))
     train(model, PAIRS, _settings(dims=(8,), schedule=stages, epochs=1.0), tmp_path)
-    moved = np.abs(_weights(model) - before).max(axis=0)
+    moved = np.abs(table_of(model) - before).max(axis=0)
     assert moved[:8].min() > moved[8:].max()
 
 
@@ -134,7 +130,7 @@ def test_an_interrupted_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         train(broken, PAIRS, settings, tmp_path / "broken", report=stop)
     train(resumed, PAIRS, settings, tmp_path / "broken")
-    np.testing.assert_allclose(_weights(resumed), _weights(whole), atol=1e-6)
+    np.testing.assert_allclose(table_of(resumed), table_of(whole), atol=1e-6)
     with pytest.raises(ConfigError, match="another training"):
         train(_base(), PAIRS, _settings(rate=5e-3, checkpoint_steps=4), tmp_path / "broken")
 
@@ -145,7 +141,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     with pytest.raises(NoNumber, match="the loss is nan"):
         train(model, PAIRS, _settings(), tmp_path)
     with pytest.raises(ConfigError, match="NaN or infinite"):
-        quantize(_weights(model))
+        quantize(table_of(model))
 
 
 def test_a_base_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -172,7 +168,7 @@ def test_what_is_saved_is_served(tmp_path: Path) -> None:
 
 
 def test_a_static_models_table_is_read_and_replaced() -> None:
-    model, other = _base(), _weights(_base(seed=1))
+    model, other = _base(), table_of(_base(seed=1))
     before = table_of(model)
     set_table(model, other)
     np.testing.assert_array_equal(table_of(model), other)
