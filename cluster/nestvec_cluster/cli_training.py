@@ -1,4 +1,6 @@
-"""`nestvec train`: a model that serves several dimensions, from pairs of texts (extra `train`)."""
+"""`nestvec train`: a model that serves several dimensions, from pairs of texts, or from texts
+alone (extra `train`).
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,24 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from nestvec.adapters.models.card import card_in
 from nestvec.adapters.models.factory import load_model
+from nestvec.adapters.models.known import DEFAULT_FOLDER
 from nestvec.core.arrays import Floats
+from nestvec.core.errors import ConfigError
 from nestvec.core.ports import EmbeddingModel
 from nestvec.core.space import Prompts, Role, Space
 from nestvec.core.tiers import prepare
 from nestvec.training.extra import need
 from nestvec.training.measuring import measure_tiers
 from nestvec.training.pairs import Pair, read_pairs, split
+from nestvec.training.pieces import LEAST_WORDS, pieces_of
 from nestvec.training.settings import Stage, TrainSettings
 from nestvec.training.teacher import Halfs, teacher_vectors
 from nestvec_cluster.cli_options import Json, decimals, numbers, out, require_new
 from nestvec_cluster.progress import Phases
 from nestvec_cluster.tables import dump_json
+from nestvec_cluster.texts import read_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -32,10 +39,22 @@ _ENCODED_AT_ONCE = 256
 
 
 def train(
-    pairs: Annotated[Path, typer.Argument(help='JSON lines: {"query": ..., "document": ...}.')],
     folder: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the model.")],
-    base: Annotated[str, typer.Option(help="What to begin with: a folder, or a hub name.")],
-    dims: Annotated[str, typer.Option(help="Tiers, as 64,128,256; the full one is added.")] = "",
+    base: Annotated[
+        str, typer.Option(help="What to begin with: `default`, a folder, or a hub name.")
+    ],
+    pairs: Annotated[
+        Path | None, typer.Argument(help='JSON lines: {"query": ..., "document": ...}.')
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Your own texts, as `nestvec index` reads them: pieces ask for them."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="The column of the texts.")] = None,
+    pieces: Annotated[int, typer.Option(min=1, help="Pieces of a text, at most.")] = 6,
+    dims: Annotated[
+        str, typer.Option(help="Tiers, as 64,128,256; the full one is added. Or the base's own.")
+    ] = "",
     weights: Annotated[str, typer.Option(help="The loss's weights, one a tier, ascending.")] = "",
     schedule: Annotated[
         str,
@@ -50,8 +69,12 @@ def train(
     ] = 1.0,
     contrastive: Annotated[float, typer.Option(min=0.0, help="The weight of the pairs.")] = 1.0,
     negatives: Annotated[int, typer.Option(min=0, help="Hard negatives mined for a pair.")] = 0,
-    query_prompt: Annotated[str, typer.Option(help="Put before every query.")] = "",
-    document_prompt: Annotated[str, typer.Option(help="Put before every document.")] = "",
+    query_prompt: Annotated[
+        str | None, typer.Option(help="Put before every query; else the base's own.")
+    ] = None,
+    document_prompt: Annotated[
+        str | None, typer.Option(help="Put before every document; else the base's own.")
+    ] = None,
     epochs: Annotated[float, typer.Option(help="How often each pair is seen.")] = 1.0,
     batch: Annotated[int, typer.Option(min=2, help="Pairs at once.")] = 128,
     rate: Annotated[
@@ -68,9 +91,12 @@ def train(
 ) -> None:
     """Train with the Matryoshka loss over in-batch negatives, and a teacher where one is named.
 
-    Writes a folder that `--model` takes, with a card of each tier's measured worth on pairs that
-    were held out. Run again with the same --work, it goes on after the last checkpoint.
+    From pairs, from texts alone (`--texts`), or from both. Writes a folder that `--model` takes,
+    with a card of each tier's measured worth on pairs that were held out. Run again with the same
+    --work, it goes on after the last checkpoint.
     """
+    if pairs is None and texts is None:
+        raise typer.BadParameter("nothing to train on: give pairs, or --texts")
     require_new(folder)
     for module in ("sentence_transformers", "accelerate", "datasets"):
         need(module)
@@ -78,19 +104,28 @@ def train(
 
     phases = Phases(Console(stderr=True))
     with phases.timed("read", "reading pairs and base"):
-        known = read_pairs(pairs)
-        model = open_base(base)
+        known = [] if pairs is None else read_pairs(pairs)
+        if texts is not None:
+            known += _pieces(texts, column, pieces, seed)
+        place = str(DEFAULT_FOLDER) if base == "default" else base
+        model = open_base(place)
+        card = card_in(Path(place))
+    own = Prompts() if card is None else card.prompts
     settings = TrainSettings(
-        dims=numbers(dims, "--dims"),
+        dims=numbers(dims, "--dims") or (() if card is None else card.trained_dims),
         weights=decimals(weights, "--weights"),
         schedule=_stages(schedule),
         dims_per_step=dims_per_step,
         contrastive=contrastive,
         distillation=distillation if teacher else 0.0,
         negatives=negatives,
-        prompts=Prompts(query_prompt, document_prompt),
+        prompts=Prompts(
+            own.query if query_prompt is None else query_prompt,
+            own.document if document_prompt is None else document_prompt,
+        ),
         epochs=epochs,
         batch=batch,
+        no_duplicates=True,
         rate=rate or (2e-3 if is_static(model) else 2e-5),
         seed=seed,
         checkpoint_steps=checkpoint_steps if work else 0,
@@ -99,6 +134,17 @@ def train(
         folder, model, known, settings, phases, base=base, teacher=teacher, work=work
     )
     _show(folder, measured, as_json)
+
+
+def _pieces(path: Path, column: str | None, most: int, seed: int) -> list[Pair]:
+    """Raises ConfigError when no text is long enough."""
+    texts = read_texts(path, column)
+    if found := pieces_of(texts, most, seed):
+        return found
+    raise ConfigError(
+        f"{path}: none of {len(texts)} texts has {LEAST_WORDS} words, of which a piece could ask "
+        f"for the rest; train on pairs of queries and documents instead"
+    )
 
 
 def train_to(

@@ -92,6 +92,43 @@ def test_the_same_seed_gives_the_same_model(pairs: Path, base: Path) -> None:
     assert "is a model: nestvec serve --model" in first.out
 
 
+def test_texts_alone_are_enough(base: Path, tmp_path: Path) -> None:
+    """One text of twelve is held out, with all of its pieces."""
+    said = [" ".join(sentences(240)[start : start + 9]) for start in range(0, 240, 20)]
+    texts = tmp_path / "texts.tsv"
+    texts.write_text("id\tsaid\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(said)))
+    ran = run_cli(
+        "train", "--texts", texts, "--column", "said", "--pieces", 10, "--base", base,
+        "--out", tmp_path / "made", "--dims", "8,16", "--batch", "4", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "1 held-out pairs" in ran.json["measured"]["what"]
+    told = card_of(tmp_path / "made")["provenance"]
+    counts = [min(len(text.split()) // 20, 10) for text in said]
+    assert told["pairs"] in {sum(counts) - held_out for held_out in counts}
+    assert told["no_duplicates"] is True
+
+
+def test_what_a_base_says_of_itself_holds_unless_other_is_asked(
+    pairs: Path, base: Path, tmp_path: Path
+) -> None:
+    """Its tiers and its prompts; `default` is a base by that name."""
+    assert trained(pairs, base, "--query-prompt", "ask: ", "--document-prompt", "is: ").code == 0
+    common = ("--base", pairs.parent / "made", "--batch", "16")
+    assert run_cli("train", pairs, "--out", tmp_path / "again", *common).code == 0
+    again = card_of(tmp_path / "again")
+    assert again["trained_dims"] == [8, 16, 32]
+    assert again["prompts"] == {"query": "ask: ", "document": "is: "}
+    options = ("--dims", "16", "--query-prompt", "")
+    assert run_cli("train", pairs, "--out", tmp_path / "other", *common, *options).code == 0
+    other = card_of(tmp_path / "other")
+    assert other["trained_dims"] == [16, 32]
+    assert other["prompts"] == {"query": "", "document": "is: "}
+    named = ("--base", "default", "--batch", "32", "--out", tmp_path / "named")
+    assert run_cli("train", pairs, *named).code == 0
+    assert card_of(tmp_path / "named")["trained_dims"] == [64, 128, 256, 512, 768]
+
+
 def test_a_teacher_and_a_schedule_are_written_down_and_its_vectors_kept(
     pairs: Path, base: Path
 ) -> None:
@@ -141,6 +178,22 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(pairs: Path, ba
         (pairs, base, ("--contrastive", "0"), 1, "expected one of them above 0"),
     ):
         ran = trained(source, start, *options)
+        assert ran.code == code, ran.err
+        assert named in ran.err
+        assert not (pairs.parent / "made").exists()
+
+
+def test_texts_of_which_nothing_can_be_made_are_refused(pairs: Path, base: Path) -> None:
+    short = pairs.parent / "short.txt"
+    short.write_text("a few words\n", encoding="utf-8")
+    made = ("--out", pairs.parent / "made", "--base", base)
+    for options, code, named in (
+        ((), 2, "give pairs, or --texts"),
+        (("--texts", short), 1, "none of 1 texts has 20 words"),
+        (("--texts", pairs.parent / "none.txt"), 1, "none.txt"),
+        (("--texts", pairs, "--column", "other"), 1, "pairs.jsonl"),
+    ):
+        ran = run_cli("train", *made, *options)
         assert ran.code == code, ran.err
         assert named in ran.err
         assert not (pairs.parent / "made").exists()

@@ -49,6 +49,9 @@ def align(
     root = np.linalg.inv(np.linalg.cholesky(spread))
     correlation, turned = np.linalg.eigh(root @ ((shared + shared.T) / 2) @ root.T)
     directions = root.T @ turned[:, ::-1]
+    # A direction and its opposite are one: whichever comes, its largest number is made positive.
+    largest = np.abs(directions).argmax(axis=0)
+    directions *= np.sign(directions[largest, np.arange(dim)])
     kept = np.clip(correlation[::-1], _LEAST_CORRELATION, 1.0)
     aligned: Floats = (table @ (directions * kept**power)).astype(np.float32)
     return aligned

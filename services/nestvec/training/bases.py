@@ -10,9 +10,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
+from nestvec.adapters.models.static import LEAD
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.errors import ConfigError
 from nestvec.training.agreement import unit
+from nestvec.training.lead_embedding import LeadEmbedding
 
 # Where a static model of ours keeps its table, as nestvec.adapters.models.static reads it.
 _INT8 = "embedding.int8"
@@ -26,8 +28,9 @@ def open_base(place: str, device: str = "cpu") -> SentenceTransformer:
     folder = Path(place)
     if folder.is_dir():
         _require_tokenizer(folder)
-        if (table := _own_table(folder)) is not None:
-            return static_base(table, read_tokenizer(folder / "tokenizer.json"))
+        if (own := _own_table(folder)) is not None:
+            table, lead = own
+            return static_base(table, read_tokenizer(folder / "tokenizer.json"), lead)
     try:
         model = SentenceTransformer(place, device=device)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
@@ -43,11 +46,21 @@ def open_base(place: str, device: str = "cpu") -> SentenceTransformer:
     return model
 
 
-def static_base(table: Floats, tokenizer: Tokenizer) -> SentenceTransformer:
-    """A model that is the mean of its tokens' rows. table: (vocabulary, dim) float32."""
+def static_base(table: Floats, tokenizer: Tokenizer, lead: float = 0.0) -> SentenceTransformer:
+    """A model that is the mean of its tokens' rows, earlier ones counting for more where there is
+    a `lead` (adapters.models.lead). table: (vocabulary, dim) float32.
+    """
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, table)], device="cpu")
+    plain = StaticEmbedding(tokenizer, table)
+    module = LeadEmbedding(tokenizer, table, lead=lead) if lead else plain
+    return SentenceTransformer(modules=[module], device="cpu")
+
+
+def lead_of(model: SentenceTransformer) -> float:
+    """In tokens, of one that `is_static`; 0 where all tokens count alike."""
+    static: Any = model[0]
+    return static.lead if isinstance(static, LeadEmbedding) else 0.0
 
 
 def table_of(model: SentenceTransformer) -> Floats:
@@ -87,7 +100,8 @@ def _require_tokenizer(folder: Path) -> None:
         )
 
 
-def _own_table(folder: Path) -> Floats | None:
+def _own_table(folder: Path) -> tuple[Floats, float] | None:
+    """(vocabulary, dim) float32, and the lead."""
     from safetensors.numpy import load_file
 
     weights = folder / "model.safetensors"
@@ -99,7 +113,7 @@ def _own_table(folder: Path) -> Floats | None:
     rows = tensors[_INT8].astype(np.float32)
     rows *= tensors["embedding.row_scale"].astype(np.float32)[:, None]
     table: Floats = rows * tensors["embedding.column_scale"].astype(np.float32)
-    return table
+    return table, float(tensors[LEAD][0]) if LEAD in tensors else 0.0
 
 
 def token_vectors(teacher: SentenceTransformer, token_ids: Ids, batch: int = 1_024) -> Floats:

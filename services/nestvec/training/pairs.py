@@ -58,13 +58,18 @@ def split(pairs: Sequence[Pair], held_out: int, seed: int) -> tuple[list[int], l
     """Rows to train on and rows to measure with, both ascending.
 
     A pair whose query or document is also among those held out is not trained on either. At most
-    a tenth is held out.
+    a tenth is held out, of pairs and of documents: a document's pairs go together.
     """
-    count = min(held_out, len(pairs) // 10)
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    kept = sorted(int(row) for row in order[:count])
+    count = min(held_out, len({pair.document for pair in pairs}) // 10)
+    order = np.random.default_rng(seed).permutation(len(pairs)).tolist()
+    held: dict[str, int] = {}
+    for row in order:
+        if len(held) == count:
+            break
+        held.setdefault(pairs[row].document, row)
+    kept = sorted(held.values())
     texts = {text for row in kept for text in pairs[row]}
-    rest = [row for row in sorted(order[count:].tolist()) if not texts.intersection(pairs[row])]
+    rest = [row for row in sorted(order) if not texts.intersection(pairs[row])]
     if not rest:
         raise ConfigError(f"{len(pairs)} pairs leave none to train on; give more")
     return rest, kept

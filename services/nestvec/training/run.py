@@ -13,6 +13,7 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
+from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from sentence_transformers.util import mine_hard_negatives
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -135,6 +136,9 @@ def _arguments(settings: TrainSettings, work: Path) -> SentenceTransformerTraini
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_drop_last=True,
+        batch_sampler=(
+            BatchSamplers.NO_DUPLICATES if settings.no_duplicates else BatchSamplers.BATCH_SAMPLER
+        ),
         prompts={column: prompt for column, prompt in prompts.items() if prompt} or None,
         save_strategy="steps" if settings.checkpoint_steps else "no",
         save_steps=settings.checkpoint_steps or 500,

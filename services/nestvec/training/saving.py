@@ -13,10 +13,11 @@ from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 
 from nestvec.adapters.models.card import CARD_FILE
+from nestvec.adapters.models.static import LEAD
 from nestvec.core.arrays import Floats, Int8s
 from nestvec.core.errors import ConfigError
 from nestvec.core.space import Space
-from nestvec.training.bases import is_static, table_of
+from nestvec.training.bases import is_static, lead_of, table_of
 
 
 def save_model(
@@ -35,7 +36,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     if is_static(model):
         module: Any = model[0]
-        save_static(table_of(model), folder)
+        save_static(table_of(model), folder, lead_of(model))
         module.tokenizer.save(str(folder / "tokenizer.json"))
     else:
         model.save(str(folder), create_model_card=False)
@@ -54,8 +55,9 @@ def save_model(
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def save_static(table: Floats, folder: Path) -> None:
-    """model.safetensors of a static model. table: (vocabulary, dim) float32.
+def save_static(table: Floats, folder: Path, lead: float = 0.0) -> None:
+    """model.safetensors of a static model. table: (vocabulary, dim) float32. lead: in tokens
+    (adapters.models.lead).
 
     A token's vector is row * row scale * column factor. The factor is the square root of the
     column's root mean square: the first columns hold most of a row, and one scale for a whole row
@@ -67,6 +69,8 @@ def save_static(table: Floats, folder: Path) -> None:
         "embedding.row_scale": row_scale,
         "embedding.column_scale": column_scale,
     }
+    if lead:
+        tensors[LEAD] = np.array([lead], np.float32)
     save_file(tensors, folder / "model.safetensors")
 
 

@@ -31,7 +31,8 @@ class TrainSettings:
     what cosines are multiplied with before a softmax (1 / temperature). negatives: hard ones mined
     for each pair with the model as it stands at the start.
 
-    batch: pairs; each is the other ones' negative. rate: the highest, reached after `warmup` (a
+    batch: pairs; each is the other ones' negative. no_duplicates: no batch holds a text twice, so
+    that nothing is taught to be unlike itself. rate: the highest, reached after `warmup` (a
     share of the steps), then falling to 0 in a line. checkpoint_steps: 0 keeps none.
     held_out: pairs never trained on, which the card's tiers are measured with.
     """
@@ -47,6 +48,7 @@ class TrainSettings:
     prompts: Prompts = field(default_factory=Prompts)
     epochs: float = 1.0
     batch: int = 128
+    no_duplicates: bool = False
     rate: float = 2e-5
     warmup: float = 0.05
     seed: int = 0

@@ -59,6 +59,17 @@ def test_columns_come_by_falling_spread() -> None:
     assert (np.diff(spread) <= 0.05 * spread[0]).all()
 
 
+def test_a_column_has_one_sign() -> None:
+    """An eigenvector may come as its opposite, as threads finish; the table may not."""
+    table, queries, documents = shared_and_noise()
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(queries))
+        some = [[side[row] for row in order] for side in (queries, documents)]
+        directions = np.linalg.lstsq(table, align(table, *some), rcond=None)[0]
+        largest = np.abs(directions).argmax(axis=0)
+        assert (directions[largest, np.arange(DIM)] > 0).all()
+
+
 def test_nothing_is_lost_without_a_power() -> None:
     table, queries, documents = shared_and_noise()
     aligned = align(table, queries, documents, power=0.0)

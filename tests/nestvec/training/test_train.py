@@ -199,6 +199,29 @@ def test_nothing_held_out_is_trained_on() -> None:
     assert not any(texts.intersection(PAIRS[row]) for row in rows)
 
 
+def test_the_pairs_of_a_document_are_held_out_together() -> None:
+    many = [Pair(f"query {i}", f"document {i // 4}") for i in range(200)]
+    rows, held = split(many, 500, 0)
+    documents = {many[row].document for row in held}
+    assert len(documents) == len(held) == 5
+    assert len(rows) == 200 - 4 * 5
+    assert not documents.intersection(many[row].document for row in rows)
+
+
+def test_a_text_is_no_other_ones_negative_twice(tmp_path: Path) -> None:
+    """Of pairs that all have one document none can be a negative: no batch is ever full."""
+    same = [Pair(f"{word} ({i})", "one document") for i, word in enumerate(WORDS)]
+
+    def steps(no_duplicates: bool) -> int:
+        told: list[int] = []
+        settings = _settings(no_duplicates=no_duplicates, batch=4, epochs=1.0)
+        work = tmp_path / str(no_duplicates)
+        train(_base(), [*same, *PAIRS[:4]], settings, work, report=lambda d, *_: told.append(d))
+        return max(told)
+
+    assert steps(no_duplicates=False) > steps(no_duplicates=True) > 0
+
+
 @pytest.mark.parametrize(
     ("named", "message"),
     [

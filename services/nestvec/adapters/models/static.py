@@ -1,8 +1,9 @@
 """The project's own kind of model: a table of token vectors, and their mean.
 
-A text's vector is the mean of its tokens' rows. No special tokens, no truncation. Source: the
-recipe is that of Tulkens and van Dongen, Model2Vec (2024), and of sentence-transformers'
-StaticEmbedding (2025), both with Matryoshka variants.
+A text's vector is the mean of its tokens' rows; where the weights have a lead, earlier tokens count
+for more. No special tokens, no truncation. Source: the recipe is that of Tulkens and van Dongen,
+Model2Vec (2024), and of sentence-transformers' StaticEmbedding (2025), both with Matryoshka
+variants.
 
 Held in memory: the int8 rows as on disk (23 MB for 30,522 x 768), one scale a row, one factor a
 column, and the tokenizer (about 15 MB). Rows become float32 only once gathered.
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer
 
 from nestvec.adapters.models.card import CARD_FILE, ModelCard, card_in
 from nestvec.adapters.models.digest import digest_files
+from nestvec.adapters.models.lead import FURTHEST, lead_weights
 from nestvec.adapters.models.words import WordTokens
 from nestvec.core.arrays import Floats, Ids, Int8s
 from nestvec.core.errors import ConfigError
@@ -29,6 +31,8 @@ from nestvec.core.space import Space
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+# In the weights: (1,) float32. Where it is not there, all tokens count alike.
+LEAD = "lead.tokens"
 
 # Token rows summed at once. 256 x 768 float32 stay in the second-level cache: 1,024 rows are 15%
 # slower, 4,096 three times. It also cuts long texts, always at the same places, so that a sum
@@ -55,9 +59,11 @@ class StaticModel:
         rows: Int8s,
         row_scale: Floats,
         column_scale: Floats,
+        lead: float = 0.0,
     ) -> None:
         """rows: (vocabulary, space.dim) int8. row_scale: (vocabulary,), column_scale:
-        (space.dim,) float32; a token's vector is row * row_scale * column_scale.
+        (space.dim,) float32; a token's vector is row * row_scale * column_scale. lead: in tokens
+        (lead_weights); 0 counts all alike.
         """
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -67,6 +73,9 @@ class StaticModel:
         self._rows = rows
         self._row_scale = row_scale[:, None]
         self._column_scale = column_scale
+        self._weights = lead_weights(FURTHEST, lead) if lead else np.ones(FURTHEST, np.float32)
+        # Of the first so many tokens, together.
+        self._totals = np.concatenate([[0.0], np.cumsum(self._weights, dtype=np.float64)])
 
     @classmethod
     def load(cls, folder: Path, card: ModelCard | None = None) -> StaticModel:
@@ -78,7 +87,7 @@ class StaticModel:
         if card is None:
             raise ConfigError(f"{folder} has no {CARD_FILE}; a static model needs one, or `card`")
         weights, vocabulary = folder / WEIGHTS_FILE, folder / TOKENIZER_FILE
-        rows, row_scale, column_scale = _read_weights(weights)
+        rows, row_scale, column_scale, lead = _read_weights(weights)
         tokenizer = _read_tokenizer(vocabulary)
         card.require_dim(rows.shape[1], str(weights))
         highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
@@ -88,7 +97,7 @@ class StaticModel:
                 f"they are of two models: take both files from one"
             )
         space = card.space(digest_files(folder, [weights, vocabulary]))
-        return cls(space, tokenizer, rows, row_scale, column_scale)
+        return cls(space, tokenizer, rows, row_scale, column_scale, lead)
 
     @property
     def space(self) -> Space:
@@ -99,7 +108,7 @@ class StaticModel:
         return _INLINE_TEXTS
 
     def embed(self, texts: Sequence[str]) -> Floats:
-        """The mean of each text's token vectors; zero for a text without tokens."""
+        """The weighted mean of each text's token vectors; zero for a text without tokens."""
         if len(texts) == 1 and len(texts[0]) <= _QUERY_CHARS:
             query = self._embed_query(texts[0])
             if query is not None:
@@ -108,10 +117,14 @@ class StaticModel:
         counts = np.zeros(len(texts), np.int64)
         for owners, slices in _groups(texts):
             encodings = self._tokenizer.encode_batch_fast(slices, add_special_tokens=False)
+            weights = []
             for owner, encoding in zip(owners, encodings, strict=True):
+                weights.append(self._between(counts[owner], len(encoding)))
                 counts[owner] += len(encoding)
-            self._add(sums, owners, [encoding.ids for encoding in encodings])
-        sums /= np.maximum(counts, 1).astype(np.float32)[:, None]
+            self._add(sums, owners, [encoding.ids for encoding in encodings], weights)
+        within = np.minimum(counts, FURTHEST)
+        totals = self._totals[within] + (counts - within) * self._weights[-1]
+        sums /= np.where(counts, totals, 1.0).astype(np.float32)[:, None]
         sums *= self._column_scale
         return sums
 
@@ -126,27 +139,41 @@ class StaticModel:
             tokens = encoding.ids
         if not 0 < len(tokens) <= _PIECE_TOKENS:
             return None
-        rows = self._scaled(np.array(tokens))
+        rows = self._scaled(np.array(tokens), self._weights[: len(tokens)])
         mean: Floats = np.add.reduceat(rows, (0,), axis=0)
-        mean /= np.float32(len(tokens))
+        mean /= self._totals[len(tokens)].astype(np.float32)
         mean *= self._column_scale
         return mean
 
     def close(self) -> None:
         """Nothing is held but memory."""
 
-    def _add(self, sums: Floats, owners: list[int], token_ids: list[list[int]]) -> None:
-        """Add the rows of `token_ids[i]` to `sums[owners[i]]`, piece by piece."""
+    def _between(self, begin: int, count: int) -> Floats:
+        """(count,): what the tokens from the position `begin` on count for."""
+        if begin + count <= FURTHEST:
+            return self._weights[begin : begin + count]
+        weights: Floats = self._weights[np.minimum(np.arange(begin, begin + count), FURTHEST - 1)]
+        return weights
+
+    def _add(
+        self,
+        sums: Floats,
+        owners: list[int],
+        token_ids: list[list[int]],
+        token_weights: list[Floats],
+    ) -> None:
+        """Add the weighted rows of `token_ids[i]` to `sums[owners[i]]`, piece by piece."""
         tokens, starts, piece_owners = _pieces(owners, token_ids)
         if not len(tokens):
             return
+        weights = np.concatenate(token_weights)
         pieces = np.empty((len(starts), sums.shape[1]), np.float32)
         first = 0
         while first < len(starts):
             begin = starts[first]
             last = max(int(np.searchsorted(starts, begin + _PIECE_TOKENS)), first + 1)
             end = starts[last] if last < len(starts) else len(tokens)
-            rows = self._scaled(tokens[begin:end])
+            rows = self._scaled(tokens[begin:end], weights[begin:end])
             np.add.reduceat(rows, starts[first:last] - begin, axis=0, out=pieces[first:last])
             first = last
         if len(set(piece_owners)) == len(piece_owners):
@@ -155,12 +182,12 @@ class StaticModel:
             for owner, piece in zip(piece_owners, pieces, strict=True):
                 sums[owner] += piece
 
-    def _scaled(self, tokens: Ids) -> Floats:
-        """(len(tokens), space.dim) float32. Cast, then scaled in place: a multiply that casts goes
-        through numpy's buffers and takes four times as long.
+    def _scaled(self, tokens: Ids, weights: Floats) -> Floats:
+        """(len(tokens), space.dim) float32, each row times its weight. Cast, then scaled in
+        place: a multiply that casts goes through numpy's buffers and takes four times as long.
         """
         rows = self._rows.take(tokens, axis=0).astype(np.float32)
-        rows *= self._row_scale.take(tokens, axis=0)
+        rows *= self._row_scale.take(tokens, axis=0) * weights[:, None]
         return rows
 
 
@@ -212,7 +239,7 @@ def _slices(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _read_weights(path: Path) -> tuple[Int8s, Floats, Floats]:
+def _read_weights(path: Path) -> tuple[Int8s, Floats, Floats, float]:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -230,7 +257,10 @@ def _read_weights(path: Path) -> tuple[Int8s, Floats, Floats]:
             f"{path}: {rows.dtype} {rows.shape} with scales {row_scale.shape} and "
             f"{column_scale.shape}; expected int8 (n, dim) with (n,) and (dim,)"
         )
-    return rows, _floats(row_scale, path), _floats(column_scale, path)
+    lead = tensors.get(LEAD, np.zeros(1, np.float32))
+    if lead.shape != (1,) or not (lead[0] >= 0 and np.isfinite(lead[0])):
+        raise ConfigError(f"{path}: {LEAD} is {lead}; expected one number of tokens, 0 or more")
+    return rows, _floats(row_scale, path), _floats(column_scale, path), float(lead[0])
 
 
 def _floats(scale: NDArray[np.generic], path: Path) -> Floats:

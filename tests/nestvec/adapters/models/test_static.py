@@ -9,20 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from nestvec.adapters.models import load_model
 from nestvec.adapters.models.known import DEFAULT_FOLDER
-from nestvec.adapters.models.static import StaticModel
+from nestvec.adapters.models.lead import FURTHEST, lead_weights
+from nestvec.adapters.models.static import LEAD, StaticModel
 from nestvec.core.arrays import Floats
 from nestvec.core.errors import ConfigError, DegenerateVector
 from nestvec.core.tiers import prepare
 
 MODEL = StaticModel.load(DEFAULT_FOLDER)
 TENSORS = load_file(DEFAULT_FOLDER / "model.safetensors")
+OWN_LEAD = float(TENSORS.get(LEAD, np.zeros(1))[0])
 TOKENIZER = Tokenizer.from_file(str(DEFAULT_FOLDER / "tokenizer.json"))
 
 words = st.sampled_from(
@@ -35,22 +37,79 @@ texts = st.one_of(
 )
 
 
-def naive(text: str) -> Floats:
-    """The mean of the tokens' rows, in double precision, each different token once."""
+def naive(text: str, lead: float) -> Floats:
+    """The weighted mean of the tokens' rows, in double precision, one after the other."""
+    total, weights = np.zeros(MODEL.space.dim), 0.0
     ids = TOKENIZER.encode(text, add_special_tokens=False).ids
-    tokens, counts = np.unique(np.array(ids, np.int64), return_counts=True)
-    rows = TENSORS["embedding.int8"][tokens].astype(np.float64)
-    rows *= TENSORS["embedding.row_scale"][tokens].astype(np.float64)[:, None]
-    rows *= TENSORS["embedding.column_scale"].astype(np.float64)
-    mean: Floats = (counts @ rows / max(len(ids), 1)).astype(np.float32)
-    return mean
+    for position, token in enumerate(ids):
+        weight = (1 + position / lead) ** -0.5 if lead else 1.0
+        row = TENSORS["embedding.int8"][token] * float(TENSORS["embedding.row_scale"][token])
+        total += weight * row
+        weights += weight
+    mean = total * TENSORS["embedding.column_scale"].astype(np.float64) / (weights or 1.0)
+    return mean.astype(np.float32)
+
+
+def _led(folder: Path, lead: float) -> Path:
+    """A copy of the default model with another lead; 0 leaves it out."""
+    _copy(folder)
+    tensors = {name: value for name, value in TENSORS.items() if name != LEAD}
+    if lead:
+        tensors[LEAD] = np.array([lead], np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module", params=[0.0, 3.0, 40.0])
+def led(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[float, StaticModel]:
+    """A lead, and the default table with it."""
+    folder = tmp_path_factory.mktemp("led")
+    return request.param, StaticModel.load(_led(folder, request.param))
 
 
 @given(st.lists(texts, max_size=6))
-def test_it_is_the_mean_of_its_tokens(batch: list[str]) -> None:
-    outputs = MODEL.embed(batch)
+@settings(max_examples=30)
+def test_it_is_the_weighted_mean_of_its_tokens(
+    led: tuple[float, StaticModel], batch: list[str]
+) -> None:
+    lead, model = led
+    outputs = model.embed(batch)
     for output, text in zip(outputs, batch, strict=True):
-        np.testing.assert_allclose(output, naive(text), atol=2e-6)
+        np.testing.assert_allclose(output, naive(text, lead), atol=2e-6)
+
+
+def test_a_text_in_slices_and_pieces_is_one_text(led: tuple[float, StaticModel]) -> None:
+    """Longer than what is tokenized at once, beside others, and alone."""
+    lead, model = led
+    text = " ".join(f"number {n} of a long text" for n in range(1_200))
+    outputs = model.embed(["short", text, "short"])
+    np.testing.assert_allclose(outputs[1], naive(text, lead), atol=2e-6)
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+    np.testing.assert_array_equal(outputs[1], model.embed([text])[0])
+
+
+def test_the_first_words_lead(led: tuple[float, StaticModel]) -> None:
+    """Without a lead the order of words is nothing; with one the first count for most."""
+    lead, model = led
+    apart = "jet engine"
+    filler = " ".join(["table of contents"] * 40)
+    alone, first, last = prepare(
+        model.embed([apart, f"{apart} {filler}", f"{filler} {apart}"]), model.space
+    )
+    assert bool(first @ alone > last @ alone + 0.01) is (lead > 0)
+
+
+def test_behind_the_furthest_all_count_alike(tmp_path: Path) -> None:
+    model = StaticModel.load(_led(tmp_path, 40.0))
+    words = ["wing"] * (FURTHEST + 10)
+    long = " ".join([*words, "shock"])
+    expected = lead_weights(len(words) + 1, 40.0).astype(np.float64)
+    assert expected[-1] == expected[FURTHEST - 1] < expected[FURTHEST - 2]
+    wing, shock = model.embed(["wing", "shock"]).astype(np.float64)
+    mean = (wing * expected[:-1].sum() + shock * expected[-1]) / expected.sum()
+    np.testing.assert_allclose(model.embed([long])[0], mean, atol=2e-5)
 
 
 @given(st.lists(texts, min_size=1, max_size=6), st.randoms())
@@ -81,7 +140,7 @@ def test_a_large_batch_gives_the_rows_of_its_texts() -> None:
 )
 def test_a_long_text_is_the_mean_of_all_its_tokens(text: str) -> None:
     output = MODEL.embed([text])[0]
-    np.testing.assert_allclose(output, naive(text), atol=1e-5)
+    np.testing.assert_allclose(output, naive(text, OWN_LEAD), atol=1e-5)
     np.testing.assert_array_equal(MODEL.embed(["short", text])[1], output)
 
 
@@ -160,6 +219,15 @@ def test_a_tokenizer_that_would_truncate_and_pad_is_told_not_to(tmp_path: Path) 
     np.testing.assert_array_equal(load_model(str(folder)).embed(batch), MODEL.embed(batch))
 
 
+def test_another_lead_is_another_space(tmp_path: Path) -> None:
+    prints = set()
+    for lead in (0.0, 20.0, 40.0):
+        folder = tmp_path / str(lead)
+        folder.mkdir()
+        prints.add(load_model(str(_led(folder, lead))).space.fingerprint)
+    assert len(prints) == 3
+
+
 def test_other_weights_are_another_space(tmp_path: Path) -> None:
     folder = _copy(tmp_path)
     tensors = dict(TENSORS)
@@ -195,6 +263,10 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_file({"embedding.weight": np.zeros((2, 2), np.float32)}, folder / "model.safetensors")
     with pytest.raises(ConfigError, match=r"no tensor embedding\.int8"):
         load_model(str(folder))
+    for wrong in ([-1.0], [np.nan], [1.0, 2.0]):
+        save_file(TENSORS | {LEAD: np.array(wrong, np.float32)}, folder / "model.safetensors")
+        with pytest.raises(ConfigError, match="expected one number of tokens"):
+            load_model(str(folder))
     half = dict(TENSORS)
     half["embedding.row_scale"] = half["embedding.row_scale"][:100].copy()
     save_file(half, folder / "model.safetensors")
