@@ -188,7 +188,7 @@ def train_to(
                     show = meter.count(doing, total)
                 show(done)
 
-            run_training(model, chosen, settings, place / "run", vectors, report)
+            run_training(model, chosen, settings, place / "run", vectors, report, base)
         if finish:
             finish(model)
     with phases.timed("measure", "measuring the tiers"):

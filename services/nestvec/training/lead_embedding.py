@@ -16,8 +16,8 @@ class LeadEmbedding(StaticEmbedding):
     """What nestvec.adapters.models.static serves, lead and all."""
 
     def __init__(self, *named: Any, lead: float = 0.0, **more: Any) -> None:
-        """lead: in tokens (lead_weights); 0, as the library loads a checkpoint, whose numbers are all
-        that is taken of it, counts all alike. The rest is the library's.
+        """lead: in tokens (lead_weights); 0 counts all alike, and is what the library gives when it
+        loads a checkpoint, of which only the numbers are taken. The rest is the library's.
         """
         super().__init__(*named, **more)
         self.lead = lead

@@ -40,18 +40,20 @@ def train(
     work: Path,
     teacher: Sequence[Halfs] = (),
     report: Report | None = None,
+    base: str = "",
 ) -> None:
     """Train `model` in place on `pairs`; resume where a checkpoint of the same run is in `work`.
 
-    teacher: vectors of the queries and of the documents, (len(pairs), any) float16 each, where
-    settings.distillation is above 0. report: told the steps done, of how many, and the loss from
-    time to time. Seeded: on one machine and one thread the same run gives the same weights.
-    Raises NoNumber when the loss is NaN, and ConfigError when `work` holds another run.
+    base: what the model is called; of another one nothing is resumed. teacher: vectors of the
+    queries and of the documents, (len(pairs), any) float16 each, where settings.distillation is
+    above 0. report: told the steps done, of how many, and the loss from time to time. Seeded: on
+    one machine and one thread the same run gives the same weights. Raises NoNumber when the loss is
+    NaN, and ConfigError when `work` holds another run.
     """
     if settings.distillation and [len(side) for side in teacher] != [len(pairs)] * 2:
         raise ConfigError("distillation needs the teacher's vectors of every query and document")
     stages = settings.stages(model.get_embedding_dimension() or 0)
-    _claim(work, settings, pairs)
+    _claim(work, settings, pairs, base)
     dataset = _dataset(model, pairs, settings)
     loss = ScheduledLoss(model, PairLoss(model, settings, teacher), stages, settings.dims_per_step)
     trainer = _Trainer(
@@ -67,8 +69,9 @@ def train(
     trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")) or None)
 
 
-def _claim(work: Path, settings: TrainSettings, pairs: Sequence[Pair]) -> None:
-    told = json.dumps({"settings": repr(settings), "pairs": fingerprint(pairs)}, indent=2)
+def _claim(work: Path, settings: TrainSettings, pairs: Sequence[Pair], base: str) -> None:
+    run = {"base": base, "settings": repr(settings), "pairs": fingerprint(pairs)}
+    told = json.dumps(run, indent=2)
     file = work / _SETTINGS_FILE
     if file.is_file() and file.read_text(encoding="utf-8") != told:
         raise ConfigError(

@@ -64,8 +64,8 @@ def test_a_column_has_one_sign() -> None:
     table, queries, documents = shared_and_noise()
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(queries))
-        some = [[side[row] for row in order] for side in (queries, documents)]
-        directions = np.linalg.lstsq(table, align(table, *some), rcond=None)[0]
+        asked, answers = ([side[row] for row in order] for side in (queries, documents))
+        directions = np.linalg.lstsq(table, align(table, asked, answers), rcond=None)[0]
         largest = np.abs(directions).argmax(axis=0)
         assert (directions[largest, np.arange(DIM)] > 0).all()
 

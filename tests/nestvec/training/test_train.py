@@ -35,11 +35,11 @@ PAIRS = [
 DIM = 32
 
 
-def _base(seed: int = 0) -> Any:
+def _base(seed: int = 0, lead: float = 0.0) -> Any:
     tokenizer = read_tokenizer(DEFAULT_FOLDER / "tokenizer.json")
     generator = np.random.default_rng(seed)
     table = generator.standard_normal((tokenizer.get_vocab_size(), DIM)).astype(np.float32)
-    return static_base(table, tokenizer)
+    return static_base(table, tokenizer, lead)
 
 
 def _settings(**named: Any) -> TrainSettings:
@@ -118,8 +118,9 @@ def test_negatives_are_mined_and_prompts_are_put_before(tmp_path: Path) -> None:
     assert len([text for text in asked if text.startswith("tell: ")]) > len(PAIRS) * 2
 
 
-def test_an_interrupted_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
-    whole, broken, resumed = _base(), _base(), _base()
+@pytest.mark.parametrize("lead", [0.0, 5.0])
+def test_an_interrupted_run_ends_where_an_unbroken_one_does(tmp_path: Path, lead: float) -> None:
+    whole, broken, resumed = (_base(lead=lead) for _ in range(3))
     settings = _settings(checkpoint_steps=4)
     train(whole, PAIRS, settings, tmp_path / "whole")
 
@@ -133,6 +134,8 @@ def test_an_interrupted_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> N
     np.testing.assert_allclose(table_of(resumed), table_of(whole), atol=1e-6)
     with pytest.raises(ConfigError, match="another training"):
         train(_base(), PAIRS, _settings(rate=5e-3, checkpoint_steps=4), tmp_path / "broken")
+    with pytest.raises(ConfigError, match="another training"):
+        train(_base(), PAIRS, settings, tmp_path / "broken", base="another")
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
