@@ -252,12 +252,12 @@ async def test_one_replica_saves_snapshots_and_the_other_starts_from_them(
 ) -> None:
     docs = await filled(house, "docs", DOCUMENTS, 1)
     place = {"snapshots": str(tmp_path / "snapshots"), "snapshot_every_s": 0.5}
-    names = [
-        house.workers.start(0, replica, coarse={**place, "replica": replica, "use_gpu": False})
-        for replica in range(2)
-    ]
-    for name in names:
-        await house.ready(name)
+    names = []
+    for replica in range(2):
+        coarse = {**place, "replica": replica, "use_gpu": False}
+        names.append(house.workers.start(0, replica, coarse=coarse))
+        # Before the first one is there it would be the second one's turn.
+        await house.ready(names[-1])
     for row in range(4):
         await written(
             house.store, docs, mrl_like(10, 64, seed=10 + row), [f"n{row}-{i}" for i in range(10)]
