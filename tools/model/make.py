@@ -53,8 +53,8 @@ TAUGHT = 98_304
 _ALIGNED, _TRAINED = 26_000, 138_240
 _DIM = 768
 _STRENGTH, _SHRINK, _POWER = 0.1, 2.0, 0.25
-# In tokens: earlier ones count for more (nestvec.adapters.models.lead). Texts that are fitted and
-# turned by are short: there it changes nothing.
+# In tokens: earlier ones count for more (nestvec.adapters.models.lead). The closed form counts all
+# alike: its texts are short, and nothing was gained.
 _LEAD = 40.0
 # Of a number of the table, as the training begins: its rate is measured by that.
 _ROOT_MEAN_SQUARE = 0.05
