@@ -33,8 +33,8 @@ def print_ablation(console: Console, report: Mapping[str, Any]) -> None:
     if small := [one for one in report["cells"] if not one["applied"]]:
         codes = ", ".join(dict.fromkeys(one["coarse_code"] for one in small))
         lines.append(
-            f"not measured: {codes} (too few documents to train on, or a dimension that it does "
-            f"not divide); these rows are of what was scanned instead."
+            f"not measured: {codes} (too few documents to train on, a dimension that it does not "
+            f"divide, or no time to finish training); these rows are of what was scanned instead."
         )
     if any(one["degraded"] for one in report["cells"]):
         lines.append("some answers were degraded: their cells are not measured.")
