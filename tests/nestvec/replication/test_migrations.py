@@ -122,8 +122,13 @@ class House:
             return await self.rooms.query.search("docs", texts, options, PATIENT_S)
 
         async def complete() -> bool:
-            # What was carried over is a moment later in the coarse tier.
-            return (await answers())[0].coverage.documents_total == len(texts)
+            # What was carried over is a moment later in the coarse tier. One document more and one
+            # less are as many as before: what is found tells, too.
+            given = await answers()
+            return given[0].coverage.documents_total == len(texts) and all(
+                (name, text) in [(hit.document.id, hit.document.text) for hit in answer.hits]
+                for (name, text), answer in zip(self.texts.items(), given, strict=True)
+            )
 
         await eventually(complete)
         for (name, text), answer in zip(self.texts.items(), await answers(), strict=True):
