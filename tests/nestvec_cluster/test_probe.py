@@ -53,6 +53,7 @@ def test_the_default_model_is_matryoshka_at_its_tiers(
     # The first 512 hold so much of a vector that their lengths hardly differ.
     for dim in ("64", "128", "256"):
         assert verdict["dims"][dim]["first"] > verdict["renormalisation"][dim]["as_cut"]
+    assert abs(verdict["dims"]["512"]["first"] - verdict["renormalisation"]["512"]["as_cut"]) < 0.01
     assert sum(verdict["energy"].values()) == pytest.approx(1.0, abs=1e-4)
     assert verdict["asymmetric_tiers"]["768"]["768"] == 1.0
     assert verdict["prompts"] == {"differ": False}

@@ -10,13 +10,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
 
-from nestvec.adapters.models.static import LEAD
+from nestvec.adapters.models.static import WEIGHTS_FILE, read_weights
 from nestvec.core.arrays import Floats, Ids
 from nestvec.core.errors import ConfigError
 from nestvec.training.agreement import unit
 from nestvec.training.lead_embedding import LeadEmbedding
 
-# Where a static model of ours keeps its table, as nestvec.adapters.models.static reads it.
+# What tells a static model of ours from others that keep a model.safetensors.
 _INT8 = "embedding.int8"
 
 
@@ -52,8 +52,12 @@ def static_base(table: Floats, tokenizer: Tokenizer, lead: float = 0.0) -> Sente
     """
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    plain = StaticEmbedding(tokenizer, table)
-    module = LeadEmbedding(tokenizer, table, lead=lead) if lead else plain
+    module: StaticEmbedding
+    if lead:
+        module = LeadEmbedding(tokenizer, table, lead=lead)
+    else:
+        # One that the library loads again by itself, wherever it is saved.
+        module = StaticEmbedding(tokenizer, table)
     return SentenceTransformer(modules=[module], device="cpu")
 
 
@@ -102,18 +106,19 @@ def _require_tokenizer(folder: Path) -> None:
 
 def _own_table(folder: Path) -> tuple[Floats, float] | None:
     """(vocabulary, dim) float32, and the lead."""
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         return None
-    tensors = load_file(weights)
-    if _INT8 not in tensors:
-        return None
-    rows = tensors[_INT8].astype(np.float32)
-    rows *= tensors["embedding.row_scale"].astype(np.float32)[:, None]
-    table: Floats = rows * tensors["embedding.column_scale"].astype(np.float32)
-    return table, float(tensors[LEAD][0]) if LEAD in tensors else 0.0
+    with safe_open(weights, "numpy") as tensors:
+        if _INT8 not in tensors.keys():  # noqa: SIM118  it is no mapping
+            return None
+    rows, row_scale, column_scale, lead = read_weights(weights)
+    table: Floats = rows.astype(np.float32)
+    table *= row_scale[:, None]
+    table *= column_scale
+    return table, lead
 
 
 def token_vectors(teacher: SentenceTransformer, token_ids: Ids, batch: int = 1_024) -> Floats:

@@ -23,9 +23,7 @@ class LeadEmbedding(StaticEmbedding):
         self.lead = lead
 
     def forward(self, features: dict[str, Tensor], **named: Any) -> dict[str, Tensor]:
-        if not self.lead:
-            plain: dict[str, Tensor] = super().forward(features, **named)
-            return plain
+        del named
         tokens, offsets = features["input_ids"], features["offsets"]
         ends = torch.cat([offsets[1:], offsets.new_tensor([len(tokens)])])
         lengths = ends - offsets

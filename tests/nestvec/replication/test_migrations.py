@@ -126,7 +126,7 @@ class House:
             # less are as many as before: what is found tells, too.
             given = await answers()
             return given[0].coverage.documents_total == len(texts) and all(
-                (name, text) in [(hit.document.id, hit.document.text) for hit in answer.hits]
+                Document(name, text) in [hit.document for hit in answer.hits]
                 for (name, text), answer in zip(self.texts.items(), given, strict=True)
             )
 

@@ -11,10 +11,12 @@ FURTHEST = 65_536
 
 
 def lead_weights(count: int, lead: float) -> Floats:
-    """(count,) float32: 1 / sqrt(1 + position / lead).
+    """(count,) float32: 1 / sqrt(1 + position / lead), or 1 each without a lead.
 
-    lead: in tokens, above 0; at three times as many a token counts for half of what the first does.
+    lead: in tokens; at three times as many a token counts for half of what the first does. 0: none.
     """
+    if not lead:
+        return np.ones(count, np.float32)
     positions = np.minimum(np.arange(count), FURTHEST - 1)
     weights: Floats = (1.0 / np.sqrt(1.0 + positions / lead)).astype(np.float32)
     return weights

@@ -73,7 +73,7 @@ class StaticModel:
         self._rows = rows
         self._row_scale = row_scale[:, None]
         self._column_scale = column_scale
-        self._weights = lead_weights(FURTHEST, lead) if lead else np.ones(FURTHEST, np.float32)
+        self._weights = lead_weights(FURTHEST, lead)
         # Of the first so many tokens, together.
         self._totals = np.concatenate([[0.0], np.cumsum(self._weights, dtype=np.float64)])
 
@@ -87,7 +87,7 @@ class StaticModel:
         if card is None:
             raise ConfigError(f"{folder} has no {CARD_FILE}; a static model needs one, or `card`")
         weights, vocabulary = folder / WEIGHTS_FILE, folder / TOKENIZER_FILE
-        rows, row_scale, column_scale, lead = _read_weights(weights)
+        rows, row_scale, column_scale, lead = read_weights(weights)
         tokenizer = _read_tokenizer(vocabulary)
         card.require_dim(rows.shape[1], str(weights))
         highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
@@ -239,7 +239,11 @@ def _slices(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _read_weights(path: Path) -> tuple[Int8s, Floats, Floats, float]:
+def read_weights(path: Path) -> tuple[Int8s, Floats, Floats, float]:
+    """(rows, row_scale, column_scale, lead) of a model.safetensors, as StaticModel takes them.
+
+    Raises ConfigError where it cannot be read, or holds something else.
+    """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
